@@ -1,0 +1,99 @@
+"""lm-eval without its noise: progress goes to our log, warnings of its set-up nowhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+log = logging.getLogger("greenprune")
+REPORT_EVERY_S = 30.0
+OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+
+
+class LoggedProgress:
+    """Stands in for tqdm: a line in the log every half minute instead of a bar."""
+
+    label = ""
+
+    def __init__(self, iterable: Iterable[Any] = (), total: int | None = None, **_: Any) -> None:
+        self.iterable = iterable
+        self.total = total
+        self.done = 0
+        self.said = time.monotonic()
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.iterable:
+            yield item
+            self.update()
+
+    def update(self, count: int = 1) -> None:
+        self.done += count
+        if self.total and time.monotonic() - self.said > REPORT_EVERY_S:
+            self.said = time.monotonic()
+            log.info("%s %.0f %%", type(self).label, 100 * self.done / self.total)
+
+    def close(self) -> None:
+        return
+
+
+@contextmanager
+def quiet(label: str) -> Iterator[None]:
+    """Inside, lm-eval and datasets print nothing; long loops report as `label`."""
+    import datasets
+    import lm_eval.api.model
+    import lm_eval.api.task
+    import lm_eval.models.huggingface
+    import tqdm
+
+    progress = type("Progress", (LoggedProgress,), {"label": label})
+    harness, bars = logging.getLogger("lm_eval"), datasets.are_progress_bars_disabled()
+    level = harness.level
+    harness.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    try:
+        with ExitStack() as stack:
+            for home in (tqdm, lm_eval.api.task, lm_eval.api.model, lm_eval.models.huggingface):
+                stack.enter_context(replaced(home, "tqdm", progress))
+            yield
+    finally:
+        harness.setLevel(level)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Inside, the attribute has another value."""
+    former = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, former)
+
+
+@contextmanager
+def offline(active: bool = True) -> Iterator[None]:
+    """Inside, Hugging Face libraries stay off the network; they read the environment only when imported."""
+    if not active:
+        yield
+        return
+    import datasets.config
+    import huggingface_hub.constants
+
+    former = {name: os.environ.get(name) for name in OFFLINE_VARIABLES}
+    os.environ.update(dict.fromkeys(OFFLINE_VARIABLES, "1"))
+    try:
+        with (
+            replaced(datasets.config, "HF_HUB_OFFLINE", True),
+            replaced(datasets.config, "HF_DATASETS_OFFLINE", True),
+            replaced(huggingface_hub.constants, "HF_HUB_OFFLINE", True),
+        ):
+            yield
+    finally:
+        for name, value in former.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

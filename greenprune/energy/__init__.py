@@ -1,0 +1,40 @@
+"""Joules with their provenance: what was read, by which sensor or model, over which window.
+
+    meter = CodeCarbonMeter(country="FRA")
+    with meter.window("decode") as window:
+        ...
+    window.reading.energy_j        # None where it couldn't be had, never 0
+
+CodeCarbon, pynvml and torch are loaded when a meter or the machine's identity is first asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from greenprune.energy.machine import machine_identity
+from greenprune.energy.reading import Meter, Reading, Window, worst_kind, write_emissions
+from greenprune.energy.replay import AbsentMeter, ReplayMeter
+
+if TYPE_CHECKING:
+    from greenprune.energy.tracker import CodeCarbonMeter
+
+__all__ = [
+    "AbsentMeter",
+    "CodeCarbonMeter",
+    "Meter",
+    "Reading",
+    "ReplayMeter",
+    "Window",
+    "machine_identity",
+    "worst_kind",
+    "write_emissions",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CodeCarbonMeter":
+        from greenprune.energy.tracker import CodeCarbonMeter
+
+        return CodeCarbonMeter
+    raise AttributeError(f"module 'greenprune.energy' has no attribute {name!r}")

@@ -1,0 +1,148 @@
+"""Which hardware this is, and which of its GPUs a process uses.
+
+Energies are only compared on one machine identity: same CPU model, cores, memory, GPUs and energy sources.
+GPUs are named by NVML index, since CodeCarbon silently counts nothing for the UUIDs and MIG ids that
+CUDA_VISIBLE_DEVICES may hold, and counts every GPU where that variable is empty.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from greenprune.errors import EnergyError
+
+if TYPE_CHECKING:
+    import torch
+
+POWERCAP = Path("/sys/class/powercap")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU as NVML numbers it."""
+
+    index: int
+    name: str
+    uuid: str
+
+
+def machine_identity() -> tuple[str, dict[str, Any]]:
+    """A short hash that equal hardware shares, and the facts: those hashed, and hostname, OS, driver."""
+    hashed = {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_gib": _memory_gib(),
+        "gpus": _visible_names(),
+        "energy_sources": energy_sources(),
+    }
+    identity = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:12]
+    facts = {**hashed, "hostname": socket.gethostname(), "os": platform.platform(), "driver": _driver()}
+    return identity, facts
+
+
+@functools.cache
+def cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> int:
+    import psutil
+
+    return round(psutil.virtual_memory().total / 2**30)
+
+
+def energy_sources() -> list[str]:
+    """The sensors that can be read here, `["nvml", "rapl"]` at best; `["cpu_model"]` where there is none."""
+    sources = ["nvml"] if nvml_gpus() else []
+    if any(os.access(path, os.R_OK) for path in POWERCAP.glob("intel-rapl:*/energy_uj")):
+        sources.append("rapl")
+    return sources or ["cpu_model"]
+
+
+@functools.cache
+def nvml_gpus() -> tuple[Gpu, ...]:
+    """The GPUs of this machine; empty without NVIDIA's library or driver."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return tuple(
+            Gpu(i, _text(pynvml.nvmlDeviceGetName(handle)), _text(pynvml.nvmlDeviceGetUUID(handle)))
+            for i, handle in enumerate(handles)
+        )
+    except Exception:  # pynvml's errors exist only where pynvml does, and none of them matters here
+        return ()
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _driver() -> str | None:
+    if not nvml_gpus():
+        return None
+    import pynvml
+
+    return _text(pynvml.nvmlSystemGetDriverVersion())
+
+
+def _visible_names() -> list[str]:
+    try:
+        return [gpu.name for gpu in nvml_gpus() if gpu.index in visible_gpus(nvml_gpus())]
+    except EnergyError:
+        return [f"{gpu.name} (part)" for gpu in nvml_gpus()]
+
+
+def visible_gpus(gpus: Sequence[Gpu], mask: str | None = None) -> tuple[int, ...]:
+    """The NVML indices that CUDA_VISIBLE_DEVICES (or `mask`) leaves; all of them where it isn't set.
+
+    Raises EnergyError for a MIG device or an unknown id: a part of a GPU has no energy counter.
+    """
+    mask = os.environ.get("CUDA_VISIBLE_DEVICES") if mask is None else mask
+    if mask is None or not gpus:
+        return tuple(gpu.index for gpu in gpus)
+    chosen = []
+    for entry in filter(None, map(str.strip, mask.split(","))):
+        if entry == "-1":  # CUDA reads no further
+            break
+        found = [gpu.index for gpu in gpus if entry == str(gpu.index) or gpu.uuid.startswith(entry)]
+        if len(found) != 1:
+            raise EnergyError(
+                f"CUDA_VISIBLE_DEVICES must name whole GPUs by index or UUID for their energy to be read, "
+                f"got {entry!r}, which matches {len(found)} of {len(gpus)}; a MIG slice has no counter: "
+                "use a whole GPU"
+            )
+        chosen += found
+    return tuple(chosen)
+
+
+def gpus_of(device: torch.device) -> tuple[int, ...]:
+    """The NVML index of a torch device, () for the CPU. Raises EnergyError for a GPU unknown to NVML."""
+    if device.type != "cuda":
+        return ()
+    import torch
+
+    uuid = str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-")
+    found = [gpu.index for gpu in nvml_gpus() if gpu.uuid.removeprefix("GPU-") == uuid]
+    if len(found) != 1:
+        raise EnergyError(
+            f"the energy of {device} ({torch.cuda.get_device_name(device)}) must be readable through NVML, "
+            f"got {len(nvml_gpus())} GPUs there and none with UUID {uuid}; install nvidia-ml-py "
+            "(greenprune[gpu]), and use a whole GPU instead of a MIG slice"
+        )
+    return tuple(found)

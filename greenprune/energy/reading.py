@@ -1,0 +1,141 @@
+"""A window of work and what a meter read over it.
+
+Every figure says its kind (measured, estimated, absent), source and scope, because a number without them
+can't be compared with another. Absent is None, never 0.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+from greenprune.storage import write_atomically
+
+Kind = Literal["measured", "estimated", "absent"]  # best to worst
+JOULES_PER_KWH = 3.6e6
+JOULES_PER_WH = 3600.0
+
+# CodeCarbon's columns in its order (its EmissionsData), which users of such studies know.
+EMISSIONS_COLUMNS = (
+    "timestamp",
+    "project_name",
+    "run_id",
+    "experiment_id",
+    "duration",
+    "emissions",
+    "emissions_rate",
+    "cpu_power",
+    "gpu_power",
+    "ram_power",
+    "cpu_energy",
+    "gpu_energy",
+    "ram_energy",
+    "energy_consumed",
+    "water_consumed",
+    "country_name",
+    "country_iso_code",
+    "region",
+    "cloud_provider",
+    "cloud_region",
+    "os",
+    "python_version",
+    "codecarbon_version",
+    "cpu_count",
+    "cpu_model",
+    "gpu_count",
+    "gpu_model",
+    "longitude",
+    "latitude",
+    "ram_total_size",
+    "tracking_mode",
+    "cpu_utilization_percent",
+    "gpu_utilization_percent",
+    "ram_utilization_percent",
+    "ram_used_gb",
+    "on_cloud",
+    "pue",
+    "wue",
+)
+OUR_COLUMNS = ("task_name", "energy_kind", "energy_source", "energy_scope")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a meter read over one window, gross (idle power included).
+
+    energy_j is the headline: the sum of the components that `source` and `scope` name. cpu_j, gpu_j and
+    ram_j are all components that the meter gave, whatever their kind. co2e_g belongs to energy_j and is None
+    without a country. row is the window's line of emissions.csv, in CodeCarbon's units (kWh, kg, W).
+    """
+
+    name: str
+    energy_j: float | None
+    seconds: float
+    kind: Kind
+    source: str
+    scope: str
+    cpu_j: float | None = None
+    gpu_j: float | None = None
+    ram_j: float | None = None
+    co2e_g: float | None = None
+    row: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        assert (self.energy_j is None) == (self.kind == "absent"), "energy is None exactly where it is absent"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: everything but the row, which emissions.csv holds."""
+        return {key: value for key, value in asdict(self).items() if key != "row"}
+
+
+class Window:
+    """An open window; its reading is there once the `with` has ended."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._reading: Reading | None = None
+
+    @property
+    def reading(self) -> Reading:
+        assert self._reading is not None, (
+            "a window has its reading when its `with` has ended without an error"
+        )
+        return self._reading
+
+    def close(self, reading: Reading) -> None:
+        self._reading = reading
+
+
+class Meter(Protocol):
+    """Anything that can tell the energy of a piece of work; one window at a time."""
+
+    def window(self, name: str) -> AbstractContextManager[Window]: ...
+
+
+def worst_kind(readings: Iterable[Reading]) -> Kind:
+    """A figure made of several readings is graded as its worst part; no reading at all is absent."""
+    kinds = [reading.kind for reading in readings]
+    return max(kinds, key=get_args(Kind).index) if kinds else "absent"
+
+
+def write_emissions(path: Path, readings: Iterable[Reading]) -> None:
+    """Write emissions.csv: a line a window, CodeCarbon's column names and units, empty where not measured."""
+    text = io.StringIO()
+    table = csv.DictWriter(
+        text, [*EMISSIONS_COLUMNS, *OUR_COLUMNS], extrasaction="ignore", lineterminator="\n"
+    )
+    table.writeheader()
+    for reading in readings:
+        measured = {
+            "duration": reading.seconds,
+            "emissions": reading.co2e_g / 1000 if reading.co2e_g is not None else None,
+            "energy_consumed": reading.energy_j / JOULES_PER_KWH if reading.energy_j is not None else None,
+        }
+        grade = {"energy_kind": reading.kind, "energy_source": reading.source, "energy_scope": reading.scope}
+        table.writerow({**measured, **reading.row, "task_name": reading.name, **grade})
+    write_atomically(path, text.getvalue())

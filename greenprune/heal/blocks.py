@@ -1,0 +1,78 @@
+"""Blocks of tokens to train on and to validate with.
+
+Training text is tokenised document by document, not as one string as for calibration: a long healing run
+takes hundreds of megabytes of text, which a tokenizer can't swallow in one piece.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+
+from greenprune.config import LoraHealing
+from greenprune.data import documents, shuffled, split_documents, token_blocks
+from greenprune.errors import AssetError
+
+SECTION_CHARACTERS = 4_000  # a plain text file counts as documents of about this length
+DOCUMENTS_AT_ONCE = 64
+log = logging.getLogger("greenprune")
+
+
+def healing_blocks(config: LoraHealing, tokenizer: Any) -> tuple[torch.LongTensor, torch.LongTensor]:
+    """Training blocks [at most steps × gradient_accumulation × batch_size, seq_len] and validation blocks
+    [validation_samples, seq_len].
+
+    No document gives both. The validation blocks don't depend on the seed, so that runs can be compared.
+    Raises AssetError when the text is too short for the validation blocks and one training block.
+    """
+    validation = token_blocks(
+        _texts(config, "validation"), tokenizer, config.seq_len, config.validation_samples
+    )
+    wanted = config.steps * config.gradient_accumulation * config.batch_size
+    texts = shuffled(_texts(config, "train"), config.seed)
+    train = _training_blocks(texts, tokenizer, config.seq_len, wanted)
+    if len(train) < wanted:
+        log.info("heal: the text gives %d blocks, each is seen %.1f times", len(train), wanted / len(train))
+    return train, validation
+
+
+def _texts(config: LoraHealing, part: str) -> Iterator[str]:
+    """One side's documents, in an order that doesn't depend on the seed."""
+    texts: Iterable[str] = documents(config.dataset)
+    if config.dataset.endswith(".txt"):
+        texts = (section for text in texts for section in _sections(text))
+    return split_documents(shuffled(texts, seed=0), part)
+
+
+def _sections(text: str) -> Iterator[str]:
+    """Runs of whole paragraphs."""
+    section: list[str] = []
+    for paragraph in text.split("\n\n"):
+        section.append(paragraph)
+        if sum(map(len, section)) >= SECTION_CHARACTERS:
+            yield "\n\n".join(section)
+            section = []
+    if section:
+        yield "\n\n".join(section)
+
+
+def _training_blocks(texts: Iterable[str], tokenizer: Any, seq_len: int, at_most: int) -> torch.LongTensor:
+    """Consecutive blocks of the joined documents, LongTensor [1..at_most, seq_len]."""
+    stream, chunks, total = iter(texts), [], 0
+    while total < at_most * seq_len and (batch := list(islice(stream, DOCUMENTS_AT_ONCE))):
+        ids = tokenizer([f"{text}\n\n" for text in batch], add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]
+        chunks.append(torch.tensor([token for document in ids for token in document], dtype=torch.long))
+        total += len(chunks[-1])
+    blocks = min(at_most, total // seq_len)
+    if not blocks:
+        raise AssetError(
+            f"the text must give a training block of {seq_len} tokens, got {total} tokens; "
+            "lower heal.seq_len or heal.validation_samples, or use a longer text"
+        )
+    return torch.cat(chunks)[: blocks * seq_len].view(blocks, seq_len)

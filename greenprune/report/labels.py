@@ -1,0 +1,49 @@
+"""Short names of trials for people: `dense`, `angular 4`, `bi 2 + qlora`, `flap 20 % + lora`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from greenprune.results import SECTIONS, row_config
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+MOST_DIFFERENCES = 2
+
+
+def label(row: Mapping[str, Any] | Series) -> str:
+    """One trial's short name: method, how much is removed, and healing if any."""
+    prune, heal = row_config(row, "prune"), row_config(row, "heal")
+    healing = heal.get("method", "none")
+    if healing == "lora" and heal.get("quantize") == "nf4":
+        healing = "qlora"
+    name = _pruning(prune)
+    return name if healing == "none" else f"{name} + {healing}"
+
+
+def _pruning(prune: Mapping[str, Any]) -> str:
+    parts = [str(prune.get("method", "none")).replace("none", "dense")]
+    if "block_size" in prune:
+        parts.append(f"{prune['block_size']:.0f}")
+    if "ratio" in prune:
+        parts.append(f"{100 * float(prune['ratio']):.3g} %")
+    if ":" in str(prune.get("structure", "")):
+        parts.append(str(prune["structure"]))
+    return " ".join(parts)
+
+
+def labels(trials: DataFrame) -> list[str]:
+    """Names of all rows; equal ones get what differs too, e.g. `angular 4 + lora, rank 8`."""
+    names = [label(row) for _, row in trials.iterrows()]
+    result = list(names)
+    for name in {name for name in names if names.count(name) > 1}:
+        twins = [i for i, other in enumerate(names) if other == name]
+        rows = trials.iloc[twins]
+        config = [c for c in rows.columns if str(c).split(".")[0] in SECTIONS and "." in str(c)]
+        varying = [c for c in config if rows[c].nunique(dropna=False) > 1][:MOST_DIFFERENCES]
+        for i in twins:
+            differences = [f"{c.rsplit('.', 1)[-1]} {trials.iloc[i][c]}" for c in varying]
+            result[i] = ", ".join([name, *differences])
+    return result

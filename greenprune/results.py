@@ -1,0 +1,300 @@
+"""What a trial gave: one `TrialResult` on disk, one row in a run's table.
+
+`trials/<trial_id>/result.json` is the truth, written when a trial ends. `trials.parquet` and `trials.csv` are
+the same results as one table. A metric that wasn't measured is missing (None, NaN), never 0; 0.0 is a
+measured zero. Columns differ between trials (each pruning method has its own fields) and may mix types, so a
+column's type is settled here, once, over all trials.
+
+`greenprune.results.columns_markdown()` gives the README's table of columns.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+import yaml
+
+from greenprune.config import flat
+from greenprune.errors import ConfigError, nearest
+from greenprune.storage import Storage, write_atomically
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+HEAD = ("trial_number", "trial_id", "status", "error")
+TAIL = ("seconds", "started")
+SECTIONS = ("model", "calibration", "prune", "heal", "benchmark")
+TEXT = ("trial_id", "status", "error", "started")
+
+# name: (unit, meaning). `<task>`, `<text>`, `<length>` and `<key>` stand for any name.
+COLUMNS: dict[str, tuple[str, str]] = {
+    "trial_number": ("", "order in the sweep; the dense model is 0"),
+    "trial_id": ("", "method and hash of the configuration: the same wherever that configuration runs"),
+    "status": ("", "`ok` or `failed`"),
+    "error": ("", "why a failed trial failed"),
+    "<section>.<key>": ("", "the trial's configuration, e.g. `prune.block_size`; lists as JSON"),
+    "parameters": ("count", "parameters of the trial's model; tied ones once"),
+    "parameters_dense": ("count", "parameters of the dense model"),
+    "parameters_removed_ratio": ("0–1", "share of the dense model's parameters that is gone"),
+    "layers": ("count", "decoder layers left"),
+    "layers_removed": ("JSON list", "decoder layers removed, numbered as in the dense model"),
+    "checkpoint_bytes": ("bytes", "size of the checkpoint's weight files"),
+    "accuracy": ("0–1", "mean over tasks of each task's primary metric"),
+    "<task>_acc": ("0–1", "the task's primary metric (acc_norm or acc)"),
+    "<task>_stderr": ("0–1", "standard error of `<task>_acc`"),
+    "<task>_floor": ("0–1", "score without knowledge: the better of chance and the majority answer"),
+    "<task>_seconds": ("s", "time the task took"),
+    "<task>_wh": ("Wh", "energy the task took"),
+    "<text>_ppl@<length>": (
+        "perplexity",
+        "exp of the mean loss per token on a text, in segments of `<length>` tokens",
+    ),
+    "prefill_latency_s": ("s", "one prefill of the workload's batch"),
+    "decode_latency_s": ("s", "one decode step of the workload's batch"),
+    "prefill_tokens_per_s": ("tokens/s", "prompt tokens of the batch a second"),
+    "decode_tokens_per_s": ("tokens/s", "new tokens of the batch a second"),
+    "peak_memory_bytes": ("bytes", "peak memory during the workload"),
+    "energy_j_per_token": ("J/token", "workload energy / (prompt + decoded tokens), gross"),
+    "energy_j_per_prefill_token": ("J/token", "prefill energy / prompt tokens, gross"),
+    "energy_j_per_decode_token": ("J/token", "decode energy / decoded tokens, gross"),
+    "energy_wh_per_1k_requests": ("Wh", "energy of 1,000 requests of the workload"),
+    "energy_ratio": ("ratio", "energy per token / the dense model's on the same machine"),
+    "energy_wh_tasks": ("Wh", "energy of all tasks together"),
+    "average_power_w": ("W", "mean power during the workload"),
+    "energy_kind": ("", "`measured` (a sensor was read) or `estimated` (a model of the hardware)"),
+    "energy_source": ("", "which counter, or which model"),
+    "energy_window_s": ("s", "shortest energy window"),
+    "energy_repeats": ("count", "energy windows of each phase"),
+    "energy_ci95_ratio": ("ratio", "half-width of the 95 % interval / mean, over the windows"),
+    "co2e_g_per_1k_requests": ("g CO2e", "emissions of 1,000 requests in the configured country"),
+    "machine": ("", "identity of the hardware; energies of different machines aren't compared"),
+    "hostname": ("", "name of the node that ran the energy stage"),
+    "heal_train_loss": ("nats/token", "mean training loss of healing"),
+    "heal_loss_start": ("nats/token", "validation loss before healing"),
+    "heal_loss_end": ("nats/token", "validation loss after healing"),
+    "heal_energy_wh": ("Wh", "energy of healing"),
+    "seconds": ("s", "wall time of the trial"),
+    "started": ("ISO 8601 UTC", "when the trial began"),
+}
+
+
+def describe(column: str) -> tuple[str, str]:
+    """Unit and meaning of a column, by name or pattern; two empty strings for an unknown one."""
+    if column in COLUMNS:
+        return COLUMNS[column]
+    for pattern, meaning in COLUMNS.items():
+        expression = re.sub(r"<\w+>", "(.+)", re.escape(pattern))
+        if "<" in pattern and re.fullmatch(expression, column):
+            return meaning
+    return "", ""
+
+
+def columns_markdown() -> str:
+    """The table of columns for the README."""
+    rows = [f"| `{name}` | {unit} | {meaning} |" for name, (unit, meaning) in COLUMNS.items()]
+    return "\n".join(["| column | unit | meaning |", "|---|---|---|", *rows]) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------ one trial
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """One trial: its configuration, and its metrics named as in `COLUMNS`, or why it failed."""
+
+    trial_id: str
+    number: int
+    status: Literal["ok", "failed"]
+    config: dict[str, Any]
+    metrics: dict[str, float | int | str | None] = field(default_factory=dict)
+    error: str | None = None
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    started: str = ""
+    seconds: float = 0.0
+
+    def to_json(self) -> str:
+        """Everything, as JSON. A metric that is NaN or infinite keeps that value (Python's NaN, Infinity)."""
+        return json.dumps(asdict(self), indent=1, default=_plain_number)
+
+    @classmethod
+    def from_json(cls, text: str) -> TrialResult:
+        """The inverse of `to_json`. Raises ValueError or TypeError for anything else."""
+        return cls(**json.loads(text))
+
+    @classmethod
+    def failed(
+        cls, trial_id: str, number: int, config: Mapping[str, Any], error: str, started: float
+    ) -> TrialResult:
+        """The row of a trial that ended with `error`; `started` in seconds since the epoch."""
+        began = datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds")
+        return cls(
+            trial_id,
+            number,
+            "failed",
+            dict(config),
+            error=error,
+            started=began,
+            seconds=time.time() - started,
+        )
+
+    def to_row(self) -> dict[str, Any]:
+        """One flat row: identity, dotted configuration keys, metrics, time."""
+        head = dict(zip(HEAD, (self.number, self.trial_id, self.status, self.error), strict=True))
+        cells = {key: _cell(value) for key, value in (flat(self.config) | self.metrics).items()}
+        return head | cells | {"seconds": self.seconds, "started": self.started}
+
+
+def _plain_number(value: Any) -> Any:
+    """A NumPy or Torch scalar as a number, so that a stage's slip can't cost a finished trial."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"a result holds numbers, text and lists, got {type(value).__name__}")
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (list, tuple)) else value
+
+
+def write_result(run_dir: Path, result: TrialResult) -> Path:
+    """Write `trials/<trial_id>/{config.yaml, result.json}` and give that folder.
+
+    `greenprune trial <folder>/config.yaml` reproduces the row.
+    """
+    folder = Path(run_dir) / "trials" / result.trial_id
+    config = yaml.safe_dump(result.config, sort_keys=False, allow_unicode=True)
+    write_atomically(folder / "config.yaml", config)
+    write_atomically(folder / "result.json", result.to_json())
+    return folder
+
+
+def read_results(run_dir: Path) -> list[TrialResult]:
+    """All `trials/*/result.json` of a run, by number. Raises ConfigError for a file that isn't a result."""
+    results = []
+    for path in Path(run_dir).glob("trials/*/result.json"):
+        try:
+            results.append(TrialResult.from_json(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as problem:
+            raise ConfigError(
+                f"{path}: must be a trial's result, got {problem}; delete the file and run the trial again"
+            ) from None
+    return sorted(results, key=lambda result: (result.number, result.trial_id))
+
+
+# ---------------------------------------------------------------------------------------- a table of trials
+
+
+def to_frame(results: Iterable[TrialResult]) -> DataFrame:
+    """One row a trial, sorted by number; identity, configuration, metrics and time from left to right."""
+    import pandas as pd
+
+    ordered = sorted(results, key=lambda result: (result.number, result.trial_id))
+    rows = [result.to_row() for result in ordered]
+    configs = {key: None for result in ordered for key in flat(result.config)}
+    metrics = {key: None for result in ordered for key in result.metrics}
+    columns = [*HEAD, *sorted(configs, key=_section), *metrics, *TAIL]
+    return pd.DataFrame({name: _column(name, [row.get(name) for row in rows]) for name in columns})
+
+
+def _section(key: str) -> int:
+    section = key.split(".")[0]
+    return SECTIONS.index(section) if section in SECTIONS else len(SECTIONS)
+
+
+def _column(name: str, values: list[Any]) -> Series:
+    """One type a column, so that parquet takes it: missing stays missing, a mixture becomes text."""
+    import pandas as pd
+
+    present = [value for value in values if value is not None]
+    complete = len(present) == len(values)
+    if name in TEXT or not all(isinstance(value, Real) for value in present):
+        text = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+        return pd.Series(text, dtype="str")
+    if present and all(isinstance(value, bool) for value in present):
+        return pd.Series(values, dtype="bool" if complete else "boolean")
+    if any(isinstance(value, bool) for value in present) or any(_too_big(value) for value in present):
+        return pd.Series([None if value is None else json.dumps(value) for value in values], dtype="str")
+    if present and all(isinstance(value, Integral) for value in present):
+        return pd.Series(values, dtype="int64" if complete else "Int64")
+    return pd.Series([float("nan") if value is None else float(value) for value in values], dtype="float64")
+
+
+def _too_big(value: Any) -> bool:
+    return isinstance(value, Integral) and not -(2**63) <= int(value) < 2**63
+
+
+def write_trials(run_dir: Path, results: Iterable[TrialResult]) -> DataFrame:
+    """Write trials.parquet and trials.csv, each whole or not at all, and give their table."""
+    frame = to_frame(results)
+    parquet = io.BytesIO()
+    frame.to_parquet(parquet, index=False)
+    write_atomically(Path(run_dir) / "trials.parquet", parquet.getvalue())
+    write_atomically(Path(run_dir) / "trials.csv", frame.to_csv(index=False))
+    return frame
+
+
+def load_trials(run: str | Path) -> DataFrame:
+    """A run's table of trials, columns as in `COLUMNS`; from trials.parquet, else from the results.
+
+    `run` is a folder or a URI (s3://bucket/runs/NAME). Raises ConfigError where there are no trials.
+    """
+    import pandas as pd
+
+    storage, name = locate_run(run)
+    folder = storage.local / name
+    if storage.pull(f"{name}/trials.parquet"):
+        return pd.read_parquet(folder / "trials.parquet")
+    storage.pull(f"{name}/trials")
+    if results := read_results(folder):
+        return to_frame(results)
+    raise ConfigError(
+        f"a run must hold trials.parquet or trials/*/result.json, got {run}, which has neither; "
+        f"start one with `greenprune sweep`, or check the path{_other_runs(storage.local, name)}"
+    )
+
+
+def locate_run(run: str | Path) -> tuple[Storage, str]:
+    """The storage root that holds a run (its parent) and the run's name."""
+    if "://" in str(run):
+        parts = urlsplit(str(run))
+        parent, _, name = parts.path.rstrip("/").rpartition("/")
+        if not name:
+            raise ConfigError(
+                f"a run's URI must end in the run's name, got {run}; e.g. s3://bucket/runs/demo"
+            )
+        return Storage(urlunsplit(parts._replace(path=parent))), name
+    path = Path(run).expanduser().resolve()
+    return Storage(path.parent), path.name
+
+
+def _other_runs(root: Path, name: str) -> str:
+    others = [path.parent.name for path in root.glob("*/trials")] if root.is_dir() else []
+    others = [other for other in others if other != name]
+    return f" ({nearest(name, others)})" if others else ""
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell of the table holds nothing: None, NaN or NA."""
+    import pandas as pd
+
+    return bool(pd.isna(value))
+
+
+def row_config(row: Mapping[str, Any] | Series, section: str) -> dict[str, Any]:
+    """The fields that one row's configuration section has, e.g. `{'method': 'angular', 'block_size': 4}`."""
+    start = f"{section}."
+    fields = {str(key): value for key, value in row.items()}
+    return {
+        key.removeprefix(start): value
+        for key, value in fields.items()
+        if key.startswith(start) and not is_missing(value)
+    }

@@ -1,0 +1,116 @@
+"""Joining or starting Ray, and what its nodes can hold."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from greenprune.config import ResourcesConfig, StageResources
+from greenprune.errors import SweepError
+from greenprune.storage import Storage
+
+log = logging.getLogger("greenprune")
+GIB = 2**30
+HEAD = "node:__internal_head__"  # Ray gives the head node one unit of it
+STAGE_NAMES = tuple(ResourcesConfig.model_fields)
+
+
+def start_ray(address: str | None) -> None:
+    """Join the cluster at `address`, or start Ray here, with its token authentication on (its default).
+
+    Raises SweepError where the cluster can't be reached.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a task with no GPU sees no GPU
+    os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address:
+            ray.init(address=address, **common)
+        else:
+            ray.init(address="local", include_dashboard=False, dashboard_host="127.0.0.1", **common)
+    except Exception as problem:
+        where = f"at {address}" if address else "on this machine"
+        raise SweepError(
+            f"Ray must be reachable {where}, got {type(problem).__name__}: {problem}; check `ray status` there, its "
+            "version, and that this node has the cluster's token (RAY_AUTH_MODE, ~/.ray/auth_token)"
+        ) from problem
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one stage asks of Ray."""
+
+    cpu: float
+    gpu: float = 0.0
+    memory_bytes: int = 0
+    custom: Mapping[str, float] = field(default_factory=dict)
+
+    def fits(self, node: Mapping[str, float]) -> int:
+        """How many such stages an empty node holds."""
+        wanted = {"CPU": self.cpu, "GPU": self.gpu, "memory": self.memory_bytes, **self.custom}
+        shares = [math.floor(node.get(name, 0) / amount + 1e-9) for name, amount in wanted.items() if amount]
+        return min(shares, default=1)
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of Ray's `.options(…)`."""
+        memory = {"memory": self.memory_bytes} if self.memory_bytes else {}
+        return {"num_cpus": self.cpu, "num_gpus": self.gpu, "resources": dict(self.custom), **memory}
+
+
+def nodes() -> list[dict[str, float]]:
+    """The resources of every node that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def needs(resources: ResourcesConfig, present: Sequence[Mapping[str, float]]) -> dict[str, Need]:
+    """What each stage asks for. Where the file says nothing: a GPU and its share of the cores on GPU nodes,
+    else all cores of the smallest node, so that stages don't disturb each other's timings.
+    """
+    with_gpu = [node for node in present if node.get("GPU")]
+    workers = with_gpu or [node for node in present if node.get("CPU")]
+    default_gpu = 1.0 if with_gpu else 0.0
+    default_cpu = min((math.floor(node.get("CPU", 1) / (node.get("GPU") or 1)) for node in workers), default=1)
+
+    def need(stage: StageResources) -> Need:
+        gpu = default_gpu if stage.gpu is None else stage.gpu
+        cpu = float(max(1, default_cpu)) if stage.cpu is None else stage.cpu
+        return Need(cpu, gpu, int((stage.memory_gb or 0) * GIB), stage.custom)
+
+    return {name: need(getattr(resources, name)) for name in STAGE_NAMES}
+
+
+def concurrency(needed: Mapping[str, Need], present: Sequence[Mapping[str, float]]) -> int:
+    """How many trials run at once: what the scarcest stage allows, and one more that gets ready meanwhile."""
+    slots = {name: sum(need.fits(node) for node in present) for name, need in needed.items()}
+    for name, count in slots.items():
+        if count == 0:
+            log.warning("no node can run the %s stage yet (%s): it waits for the autoscaler", name, needed[name])
+    return max(1, min((count for count in slots.values() if count), default=3)) + 1
+
+
+def check_storage_is_shared(storage: Storage) -> None:
+    """Every node must see what another writes. Raises SweepError that names a node that doesn't."""
+    alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if storage.remote is not None or len(alive) < 2:
+        return
+    probe = storage.local / f".probe-{uuid.uuid4().hex[:8]}"
+    probe.parent.mkdir(parents=True, exist_ok=True)
+    probe.touch()
+    sees = ray.remote(os.path.exists)
+    try:
+        for node in alive:
+            pinned = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            if not ray.get(sees.options(num_cpus=0, scheduling_strategy=pinned).remote(str(probe))):
+                raise SweepError(
+                    f"sweep.storage must be a folder that all nodes share, got {storage.uri}, which node "
+                    f"{node['NodeManagerAddress']} doesn't see; use a shared file system or s3://…"
+                )
+    finally:
+        probe.unlink(missing_ok=True)

@@ -1,0 +1,174 @@
+"""What a sweep shows while it runs, and the rows it writes as trials end.
+
+On a terminal a small table is redrawn in place; in a log file the same facts come as lines, one when a trial
+ends and one a minute in between.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ray import tune
+from rich.console import Console, Group
+from rich.live import Live as RichLive
+from rich.table import Table
+from rich.text import Text
+
+from greenprune.config import Experiment
+from greenprune.pareto import pareto_front
+from greenprune.report import label
+from greenprune.results import TrialResult, load_trials, read_results, write_result, write_trials
+from greenprune.storage import Storage, write_atomically
+
+log = logging.getLogger("greenprune")
+SECONDS_BETWEEN_LINES = 60.0
+
+
+class Status:
+    """What a trial is doing now: a small file that its driver writes and the live view reads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.stage = folder, "start"
+
+    def show(self, stage: str) -> None:
+        self.stage = stage
+        write_atomically(self.folder / "status.json", json.dumps({"stage": stage, "since": time.time()}))
+
+    @staticmethod
+    def read(folder: Path) -> str:
+        try:
+            status = json.loads((folder / "status.json").read_text())
+        except (OSError, ValueError):
+            return "starting"
+        return f"{status['stage']} {time.time() - status['since']:.0f} s"
+
+
+class TellLive(tune.Callback):
+    """Passes Tune's events to the Live that is open. It holds nothing: Tune pickles it and brings it back on resume."""
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        Live.open_view().started(trial)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        Live.open_view().ended(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        Live.open_view().ended(trial)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        Live.open_view().tick()
+
+
+class Live:
+    """Draws progress and keeps trials.parquet and trials.csv up to date."""
+
+    _open: ClassVar[Live | None] = None
+
+    @classmethod
+    def open_view(cls) -> Live:
+        assert cls._open is not None, "Tune runs inside `with Live(…)`"
+        return cls._open
+
+    def __init__(
+        self, folder: Path, storage: Storage, experiment: Experiment, total: int, concurrent: int, quiet: bool
+    ) -> None:
+        assert experiment.sweep is not None, "only a sweep is watched"
+        self.folder, self.storage = folder, storage
+        self.objectives, self.total, self.concurrent = experiment.sweep.objectives, total, concurrent
+        self.console = Console(quiet=quiet)
+        self.running: dict[str, str] = {}  # Ray's trial id -> ours
+        self.results = {result.trial_id: result for result in read_results(folder)}
+        self.begun, self.begun_with = time.time(), len(self.results)
+        self.shown = time.time()
+        self.view = RichLive(console=self.console, refresh_per_second=2, get_renderable=self._table)
+
+    def __enter__(self) -> Live:
+        Live._open = self
+        self.console.print(
+            f"sweep [bold]{self.folder.name}[/bold]: up to {self.total} trials, {self.concurrent} at once"
+        )
+        if self.console.is_terminal:
+            self.view.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        Live._open = None
+        if self.console.is_terminal:
+            self.view.stop()
+        self._write()
+
+    def finished(self) -> bool:
+        """Whether no trial was left running or waiting."""
+        return not self.running
+
+    # ---------------------------------------------------------------------------------------------- events
+
+    def started(self, trial: Any) -> None:
+        self.running[trial.trial_id] = trial.config["trial_id"]
+
+    def tick(self) -> None:
+        if not self.console.is_terminal and time.time() - self.shown > SECONDS_BETWEEN_LINES:
+            self.shown = time.time()
+            doing = ", ".join(f"{ours} {Status.read(self.folder / 'trials' / ours)}" for ours in self.running.values())
+            self.console.print(f"  {self._progress()}; running: {doing}", highlight=False)
+
+    def ended(self, trial: Any) -> None:
+        """Write the trial's row, its driver's or, where that died, one that says so."""
+        self.running.pop(trial.trial_id, None)
+        ours = trial.config["trial_id"]
+        result = next((r for r in read_results(self.folder) if r.trial_id == ours), None)
+        if result is None:  # its driver died before it could write
+            error = "the trial's driver process died before it could report"
+            began = getattr(trial, "start_time", None) or time.time()
+            result = TrialResult.failed(ours, trial.config["number"], trial.config["trial"], error, began)
+            write_result(self.folder, result)
+        self.results[ours] = result
+        self._write()
+        self.shown = time.time()
+        self.console.print(f"  {self._progress()}  {self._line(result)}", highlight=False)
+
+    def _write(self) -> None:
+        write_trials(self.folder, self.results.values())
+        for name in ("trials.parquet", "trials.csv"):
+            self.storage.push(f"{self.folder.name}/{name}")
+
+    # ------------------------------------------------------------------------------------------------ text
+
+    def _progress(self) -> str:
+        done = len(self.results)
+        failed = sum(result.status == "failed" for result in self.results.values())
+        text = f"[{done}/{self.total}]" + (f" {failed} failed" if failed else "")
+        fresh = done - self.begun_with
+        if fresh > 1 and done < self.total:
+            left = (time.time() - self.begun) / fresh * (self.total - done)
+            text += f" about {left / 60:.0f} min left" if left > 90 else f" about {left:.0f} s left"
+        return text
+
+    def _line(self, result: TrialResult) -> str:
+        name = label(result.to_row())
+        if result.status == "failed":
+            return f"{name}: FAILED {result.error}"
+        shown = [f"{key} {result.metrics[key]:.4g}" for key in self.objectives if result.metrics.get(key) is not None]
+        kind = result.metrics.get("energy_kind")
+        reused = sum(stage["reused"] for stage in result.stages)
+        numbers = ", ".join(shown) + (f" ({kind})" if kind else "")
+        return f"{name}: {numbers}  {result.seconds:.0f} s, {reused} stages reused"
+
+    def _front(self) -> str:
+        try:
+            front = pareto_front(load_trials(self.folder), self.objectives)
+        except Exception:
+            return "-"  # nothing finished yet, or energies that may not share a front
+        return ", ".join(label(row) for _, row in front.iterrows())
+
+    def _table(self) -> Group:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("running")
+        table.add_column("stage")
+        for ours in self.running.values():
+            table.add_row(ours, Status.read(self.folder / "trials" / ours))
+        return Group(table, Text(f"front: {self._front()}"), Text(self._progress()))
