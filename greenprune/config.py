@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, fiel
 
 from greenprune.errors import ConfigError, nearest
 
+TEXT_SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")  # of local text files
 Int = Annotated[int, Strict()]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -216,7 +217,12 @@ class BenchmarkConfig(Section):
     @field_validator("perplexity")
     @classmethod
     def _with_length(cls, texts: list[str]) -> list[str]:
-        return [text if split_length(text)[1] else f"{text}@2048" for text in texts]
+        texts = [text if split_length(text)[1] else f"{text}@2048" for text in texts]
+        names = [perplexity_name(text) for text in texts]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"gives each metric once, got {', '.join(repeated)} more than once; rename or remove one")
+        return texts
 
 
 def split_length(text: str) -> tuple[str, int]:
@@ -241,6 +247,19 @@ class TrialConfig(Section):
     prune: AnyPruning
     heal: AnyHealing = NoHealing()
     benchmark: BenchmarkConfig = BenchmarkConfig()
+
+    @model_validator(mode="after")
+    def _perplexity_on_unseen_text(self) -> TrialConfig:
+        """A file or an asset has no test split of its own, so it can't both be seen and be measured on."""
+        seen = {self.calibration.dataset, getattr(self.heal, "dataset", None)}
+        for text in self.benchmark.perplexity:
+            name = split_length(text)[0]
+            if name in seen and (name.startswith("pypi:") or Path(name).suffix in TEXT_SUFFIXES):
+                raise ValueError(
+                    f"benchmark.perplexity must use text that calibration and healing don't see, got {name}; "
+                    "measure on another text, or calibrate and heal on another"
+                )
+        return self
 
     def trial_id(self) -> str:
         """A name that tells the method and is the same wherever the same configuration runs."""

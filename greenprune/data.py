@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from greenprune.assets import TEXTS, wheel_folder
+from greenprune.config import TEXT_SUFFIXES
 from greenprune.errors import AssetError, nearest
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ HUB_TEXTS = {
     "c4": HubText("allenai/c4", "en", held_out="validation"),
     "wikitext2": HubText("Salesforce/wikitext", "wikitext-2-raw-v1"),
 }
-TEXT_SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")
 
 
 def documents(dataset: str, held_out: bool = False) -> Iterator[str]:

@@ -72,7 +72,7 @@ class Store:
     def path(self, artifact: Artifact | StageCall) -> Path:
         """The artifact's folder on this machine."""
         folder = self.storage.local / artifact.folder
-        if not (folder / MANIFEST).exists():
+        if self.storage.remote is not None and not _complete(folder):
             self.storage.pull(artifact.folder)
         return folder
 
@@ -157,6 +157,12 @@ class Store:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         with self._log_path.open("a") as handle:
             handle.write(json.dumps(line) + "\n")
+
+
+def _complete(folder: Path) -> bool:
+    """Whether every file of the manifest is here; the mirror of an object store may hold the manifest alone."""
+    manifest = folder / MANIFEST
+    return manifest.exists() and all((folder / name).exists() for name in json.loads(manifest.read_text())["files"])
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from greenprune import assets
 from greenprune.benchmark import accuracy_stage, energy_stage, tasks, workload
 from greenprune.benchmark.accuracy import _numbers, chance, draw, majority, measure_accuracy
-from greenprune.benchmark.perplexity import measure_perplexities, perplexity, text_label
+from greenprune.benchmark.perplexity import measure_perplexities, perplexity
 from greenprune.benchmark.positions import learned_positions
 from greenprune.benchmark.quiet import offline
 from greenprune.benchmark.tasks import TASKS, check_tasks, resolve_data
@@ -115,7 +115,8 @@ def wheel(tmp_path, monkeypatch):
         query = f"Question: The number after {number} is\nAnswer:"
         choices = [str(number - 1), str(number + 1), "no number"]
         doc = {"id": f"n{number}", "query": query, "choices": choices, "gold": 1}
-        lines += [json.dumps({"doc_id": number, "idx": choice, "doc": doc}) for choice in range(6)]
+        for doc_id in (number, number + 1_000_000):  # with the question, and without it
+            lines += [json.dumps({"doc_id": doc_id, "idx": choice, "doc": doc}) for choice in range(3)]
     requests = folder / TASKS["openbookqa"].member
     requests.parent.mkdir(parents=True)
     requests.write_bytes(gzip.compress("\n".join(lines).encode()))
@@ -344,20 +345,6 @@ def test_lengths_beyond_learned_positions_are_refused():
         perplexity(tiny("opt"), torch.zeros(1, 65, dtype=torch.long))
     with pytest.raises(ModelError, match=r"prompt_len \+ decode_len must be at most 64 tokens.*got 80"):
         measure_workload(tiny("opt"), EnergyConfig(prompt_len=64, decode_len=16), ReplayMeter([]))
-
-
-@pytest.mark.parametrize(
-    ("name", "label"),
-    [
-        ("pypi:wikipedia", "wikipedia"),
-        ("wikitext2", "wikitext2"),
-        ("data/mine.jsonl", "mine"),
-        ("~/a.b.txt", "a.b"),
-        ("allenai/c4:en", "allenai/c4:en"),
-    ],
-)
-def test_text_labels(name, label):
-    assert text_label(name) == label
 
 
 def test_perplexities_are_named_by_text_and_length(llama, tokenizer, tmp_path):

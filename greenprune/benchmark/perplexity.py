@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -18,20 +17,13 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from greenprune.benchmark.positions import check_length
-from greenprune.config import BenchmarkConfig, split_length
-from greenprune.data import TEXT_SUFFIXES, documents, token_blocks
+from greenprune.config import BenchmarkConfig, perplexity_name, split_length
+from greenprune.data import documents, token_blocks
 from greenprune.errors import ConfigError
 from greenprune.models.decoder import LAYER_OWNERS
 
 log = logging.getLogger("greenprune")
 LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MiB in fp32
-
-
-def text_label(name: str) -> str:
-    """How a text is called in metric names: `pypi:wikipedia` → `wikipedia`, `data/mine.jsonl` → `mine`."""
-    if name.startswith("pypi:"):
-        return name.removeprefix("pypi:")
-    return PurePath(name).stem if name.endswith(TEXT_SUFFIXES) else name
 
 
 def perplexity(model: PreTrainedModel, segments: torch.Tensor, batch_size: int = 1) -> float:
@@ -97,7 +89,7 @@ def measure_perplexities(
         name, length = split_length(text)
         check_length(model, length, f"benchmark.perplexity {text}")
         segments = token_blocks(documents(name, held_out=True), tokenizer, length, config.perplexity_segments)
-        key = f"{text_label(name)}_ppl@{length}"
+        key = perplexity_name(text)
         results[key] = perplexity(model, segments)
         log.info("perplexity: %s %.3f (%d segments)", key, results[key], len(segments))
     return results

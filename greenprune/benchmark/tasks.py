@@ -46,14 +46,18 @@ LABELS = "ABCDEFGHIJ"
 
 
 def _requests(member: Path) -> Iterator[dict[str, Any]]:
-    """The documents of an OLMES request file, once each (it has a line for each choice, and twice that)."""
+    """The documents of an OLMES request file, once each.
+
+    The file has a line for each choice, and again for each choice without the question, under a doc_id that is
+    a million higher; so documents are told apart by their own id.
+    """
     seen = set()
     with gzip.open(member, "rt", encoding="utf-8") as lines:
         for line in lines:
-            request = json.loads(line)
-            if request["doc_id"] not in seen:
-                seen.add(request["doc_id"])
-                yield request["doc"]
+            doc = json.loads(line)["doc"]
+            if doc["id"] not in seen:
+                seen.add(doc["id"])
+                yield doc
 
 
 def _question(doc: Mapping[str, Any]) -> str:
@@ -126,9 +130,7 @@ TASKS: dict[str, BenchmarkTask] = {
     "winogrande": BenchmarkTask(
         "acc", "winogrande/default.yaml", _arrow("winogrande/winogrande_xl"), "validation", "chance"
     ),
-    "arc_easy": BenchmarkTask(
-        "acc_norm", "arc/arc_easy.yaml", _olmes("arc_easy"), "test", "chance", row=arc_row
-    ),
+    "arc_easy": BenchmarkTask("acc_norm", "arc/arc_easy.yaml", _olmes("arc_easy"), "test", "chance", row=arc_row),
     "arc_challenge": BenchmarkTask(
         "acc_norm", "arc/arc_challenge.yaml", _olmes("arc_challenge"), "test", "chance", row=arc_row
     ),

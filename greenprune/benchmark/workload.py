@@ -76,9 +76,7 @@ def measure_workload(model: PreTrainedModel, config: EnergyConfig, meter: Meter)
     return {**summarise(prefills, decodes, config), "peak_memory_bytes": peak_memory_bytes}
 
 
-def _window(
-    name: str, run: Callable[[], None], workload: Workload, config: EnergyConfig, meter: Meter
-) -> PhaseWindow:
+def _window(name: str, run: Callable[[], None], workload: Workload, config: EnergyConfig, meter: Meter) -> PhaseWindow:
     """Repeat a phase until the window is long enough."""
     passes: list[float] = []
     workload.synchronise()
@@ -165,9 +163,7 @@ ENERGIES = (
 )
 
 
-def summarise(
-    prefills: Sequence[PhaseWindow], decodes: Sequence[PhaseWindow], config: EnergyConfig
-) -> dict[str, Any]:
+def summarise(prefills: Sequence[PhaseWindow], decodes: Sequence[PhaseWindow], config: EnergyConfig) -> dict[str, Any]:
     """The workload's metrics from its windows; every energy is None where one window's was absent."""
     prefill_s = median(seconds for window in prefills for seconds in window.passes)
     step_s = median(seconds for window in decodes for seconds in window.passes) / config.decode_len

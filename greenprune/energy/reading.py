@@ -102,9 +102,7 @@ class Window:
 
     @property
     def reading(self) -> Reading:
-        assert self._reading is not None, (
-            "a window has its reading when its `with` has ended without an error"
-        )
+        assert self._reading is not None, "a window has its reading when its `with` has ended without an error"
         return self._reading
 
     def close(self, reading: Reading) -> None:
@@ -126,9 +124,7 @@ def worst_kind(readings: Iterable[Reading]) -> Kind:
 def write_emissions(path: Path, readings: Iterable[Reading]) -> None:
     """Write emissions.csv: a line a window, CodeCarbon's column names and units, empty where not measured."""
     text = io.StringIO()
-    table = csv.DictWriter(
-        text, [*EMISSIONS_COLUMNS, *OUR_COLUMNS], extrasaction="ignore", lineterminator="\n"
-    )
+    table = csv.DictWriter(text, [*EMISSIONS_COLUMNS, *OUR_COLUMNS], extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     for reading in readings:
         measured = {

@@ -42,9 +42,7 @@ class ReplayMeter:
         window, started = Window(name), time.perf_counter()
         yield window
         seconds = time.perf_counter() - started if replayed_s is None else replayed_s
-        co2e = (
-            None if joules is None or self._intensity is None else joules / JOULES_PER_KWH * self._intensity
-        )
+        co2e = None if joules is None or self._intensity is None else joules / JOULES_PER_KWH * self._intensity
         kind: Kind = "absent" if joules is None else self._kind
         window.close(Reading(name, joules, seconds, kind, "replay", "replay", co2e_g=co2e))
         self.readings.append(window.reading)

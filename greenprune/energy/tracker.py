@@ -113,8 +113,7 @@ class CodeCarbonMeter:
         tracker = _tracker(self.country or ANY_COUNTRY, self.gpus)
         if not _one_window.acquire(blocking=False):
             raise EnergyError(
-                f"a process must have one energy window open at a time, got {name!r} inside another; "
-                "close that first"
+                f"a process must have one energy window open at a time, got {name!r} inside another; close that first"
             )
         try:
             window = Window(name)
@@ -171,9 +170,7 @@ def _tracker(country: str, gpus: tuple[int, ...]) -> Any | None:
     """This process's tracker, its hardware already probed; None, with a warning, where it can't be made."""
     from codecarbon import OfflineEmissionsTracker
 
-    logging.getLogger("codecarbon").setLevel(
-        logging.CRITICAL
-    )  # its constructor talks before log_level counts
+    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # its constructor talks before log_level counts
     try:
         tracker = OfflineEmissionsTracker(
             country_iso_code=country,

@@ -29,9 +29,7 @@ def healing_blocks(config: LoraHealing, tokenizer: Any) -> tuple[torch.LongTenso
     No document gives both. The validation blocks don't depend on the seed, so that runs can be compared.
     Raises AssetError when the text is too short for the validation blocks and one training block.
     """
-    validation = token_blocks(
-        _texts(config, "validation"), tokenizer, config.seq_len, config.validation_samples
-    )
+    validation = token_blocks(_texts(config, "validation"), tokenizer, config.seq_len, config.validation_samples)
     wanted = config.steps * config.gradient_accumulation * config.batch_size
     texts = shuffled(_texts(config, "train"), config.seed)
     train = _training_blocks(texts, tokenizer, config.seq_len, wanted)
@@ -64,9 +62,7 @@ def _training_blocks(texts: Iterable[str], tokenizer: Any, seq_len: int, at_most
     """Consecutive blocks of the joined documents, LongTensor [1..at_most, seq_len]."""
     stream, chunks, total = iter(texts), [], 0
     while total < at_most * seq_len and (batch := list(islice(stream, DOCUMENTS_AT_ONCE))):
-        ids = tokenizer([f"{text}\n\n" for text in batch], add_special_tokens=False, verbose=False)[
-            "input_ids"
-        ]
+        ids = tokenizer([f"{text}\n\n" for text in batch], add_special_tokens=False, verbose=False)["input_ids"]
         chunks.append(torch.tensor([token for document in ids for token in document], dtype=torch.long))
         total += len(chunks[-1])
     blocks = min(at_most, total // seq_len)

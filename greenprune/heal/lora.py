@@ -199,9 +199,7 @@ class _TrainingBlocks(_Blocks):
         wanted = config.steps * config.gradient_accumulation * config.batch_size
         generator = torch.Generator().manual_seed(config.seed)
         passes = math.ceil(wanted / len(blocks))
-        self.order = torch.cat([torch.randperm(len(blocks), generator=generator) for _ in range(passes)])[
-            :wanted
-        ]
+        self.order = torch.cat([torch.randperm(len(blocks), generator=generator) for _ in range(passes)])[:wanted]
 
     def __len__(self) -> int:
         return len(self.order)

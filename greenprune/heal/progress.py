@@ -72,14 +72,10 @@ def _validation_losses(state: TrainerState) -> list[float]:
 def history_of(state: TrainerState) -> dict[str, Any]:
     """The losses by step, and their summary; the part of a healing's history that the Trainer knows."""
     train = [
-        {key: entry[key] for key in ("step", "loss", "learning_rate")}
-        for entry in state.log_history
-        if "loss" in entry
+        {key: entry[key] for key in ("step", "loss", "learning_rate")} for entry in state.log_history if "loss" in entry
     ]
     validation = [
-        {"step": entry["step"], "loss": entry["eval_loss"]}
-        for entry in state.log_history
-        if "eval_loss" in entry
+        {"step": entry["step"], "loss": entry["eval_loss"]} for entry in state.log_history if "eval_loss" in entry
     ]
     return {
         "train": train,

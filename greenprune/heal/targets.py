@@ -22,9 +22,7 @@ def target_modules(model: PreTrainedModel, wanted: str | Sequence[str]) -> list[
     if wanted == "all-linear":
         return list(projections)
     if isinstance(wanted, str):
-        return [
-            full for full, inner in projections.items() if _in_attention(inner) == (wanted == "attention")
-        ]
+        return [full for full, inner in projections.items() if _in_attention(inner) == (wanted == "attention")]
     selected = {name: _matching(projections, name) for name in wanted}
     for name, found in selected.items():
         if not found:

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from greenprune.assets import materialize
 from greenprune.config import ModelConfig
 
+transformers_logging.disable_progress_bar()  # a bar for each load drowns the progress of a trial
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

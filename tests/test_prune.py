@@ -1,0 +1,182 @@
+"""The contract that every method keeps, on every architecture; and the choices by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from greenprune import PruneConfig, collect, prune
+from greenprune.config import PRUNE_VARIANTS
+from greenprune.errors import ConfigError, ModelError
+from greenprune.models import Decoder, remove_layers
+from greenprune.prune import METHODS
+from greenprune.prune.depth import angular_block, least_influential
+
+SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4}
+SIZES |= {"intermediate_size": 48, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
+GROUPED = {"num_key_value_heads": 2, "pad_token_id": 0}
+ARCHITECTURES = {
+    "llama": GROUPED,
+    "llama-mha": {"num_key_value_heads": 4, "pad_token_id": 0, "tie_word_embeddings": True},
+    "mistral": GROUPED | {"sliding_window": 8},
+    "qwen2": GROUPED | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 3},
+    "qwen3": GROUPED | {"head_dim": 8},
+    "gemma": GROUPED | {"head_dim": 8},
+    "gemma2": GROUPED | {"head_dim": 8, "sliding_window": 8},
+    "gemma3_text": GROUPED | {"head_dim": 8, "sliding_window": 8, "sliding_window_pattern": 3},
+    "phi3": GROUPED,
+    "glm4": GROUPED | {"head_dim": 8},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "pad_token_id": 0},
+    "gpt_neox": {"pad_token_id": 0},
+}
+DEPTH = ["angular", "bi"]
+TOKENS = torch.randint(3, 64, (4, 16), generator=torch.Generator().manual_seed(0))
+
+
+def random_model(name: str, dtype: torch.dtype = torch.float32):
+    settings = SIZES | ARCHITECTURES[name]
+    if name == "opt":
+        settings = {key: value for key, value in settings.items() if key != "intermediate_size"}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(name.split("-")[0], **settings)
+    return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
+def logits_of(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(TOKENS).logits
+
+
+@pytest.mark.parametrize("method", DEPTH)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_depth_contract(name, method, tmp_path):
+    model, untouched = random_model(name), random_model(name)
+    config = PruneConfig(method=method, block_size=2, skip_first=1, skip_last=1)
+    report = prune(model, config, calibration=TOKENS)
+
+    assert len(report.layers_removed) == 2
+    assert not {0, 5} & set(report.layers_removed)
+    assert len(Decoder(model)) == model.config.num_hidden_layers == 4
+    assert report.ratio_reached == pytest.approx(2 / 6)
+    assert report.parameters_before - report.parameters_after == sum(
+        p.numel() for i in report.layers_removed for p in Decoder(untouched).layers[i].parameters()
+    )
+    kept = [i for i in range(6) if i not in report.layers_removed]
+    for position, index in enumerate(kept):  # the layers that stay are bit-identical
+        before, after = Decoder(untouched).layers[index].state_dict(), Decoder(model).layers[position].state_dict()
+        assert all(torch.equal(before[key], after[key]) for key in before)
+
+    again = random_model(name)
+    assert prune(again, config, calibration=TOKENS) == report
+
+    logits = logits_of(model)
+    assert logits.isfinite().all()
+    with_cache = model.generate(TOKENS, max_new_tokens=4, min_new_tokens=4, do_sample=False, use_cache=True)
+    without = model.generate(TOKENS, max_new_tokens=4, min_new_tokens=4, do_sample=False, use_cache=False)
+    assert torch.equal(with_cache, without)
+    model.save_pretrained(tmp_path)
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(logits_of(reloaded), logits, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "opt", "gemma3_text"])
+def test_bf16(name):
+    model = random_model(name, torch.bfloat16)
+    prune(model, PruneConfig(method="bi", block_size=2), calibration=TOKENS)
+    assert next(model.parameters()).dtype == torch.bfloat16
+    assert logits_of(model).isfinite().all()
+
+
+def test_every_method_has_a_config_and_every_config_a_method():
+    assert METHODS.keys() == PRUNE_VARIANTS.keys()
+
+
+def test_none_changes_nothing(tiny_model):
+    before = logits_of(tiny_model)
+    report = prune(tiny_model, PruneConfig(method="none"))
+    assert (report.ratio_reached, report.layers_removed) == (0.0, [])
+    assert torch.equal(logits_of(tiny_model), before)
+
+
+def test_angular_block_by_hand():
+    nan = math.nan
+    distance = torch.tensor([[0.3, 0.1, 0.2, 0.4], [0.5, 0.2, 0.2, nan], [0.6, 0.1, nan, nan], [0.9, nan, nan, nan]])
+    assert angular_block(distance, 1) == [1]
+    assert angular_block(distance, 2) == [1, 2]  # of equals the first
+    assert angular_block(distance, 2, skip_first=2) == [2, 3]
+    assert angular_block(distance, 1, skip_first=2) == [2]
+    assert angular_block(distance, 3, skip_last=1) == [0, 1, 2]
+
+
+def test_least_influential_by_hand():
+    influence = torch.tensor([0.5, 0.1, 0.4, 0.2, 0.05])
+    assert least_influential(influence, 2) == [1, 4]
+    assert least_influential(influence, 2, skip_last=1) == [1, 3]
+    assert least_influential(influence, 1, skip_first=2, skip_last=1) == [3]
+
+
+def test_statistics_serve_several_configurations(tiny_model):
+    stats = collect(tiny_model, TOKENS, METHODS["bi"].statistics)
+    report = prune(tiny_model, PruneConfig(method="bi", block_size=1), statistics=stats)
+    assert report.layers_removed == [int(stats.block_influence.argmin())]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"block_size": 4}, "got 4"), ({"block_size": 2, "skip_first": 2, "skip_last": 1}, "3 of them skipped")],
+)
+def test_config_that_does_not_fit_is_refused_before_anything_changes(tiny_model, fields, message):
+    before = logits_of(tiny_model)
+    with pytest.raises(ConfigError, match=message):
+        prune(tiny_model, PruneConfig(method="angular", **fields), calibration=TOKENS)
+    assert torch.equal(logits_of(tiny_model), before)
+
+
+def test_calibration_is_asked_for(tiny_model):
+    with pytest.raises(ConfigError, match="needs calibration tokens"):
+        prune(tiny_model, PruneConfig(method="bi", block_size=1))
+
+
+@pytest.mark.parametrize("indices", [[4], [-1], [0, 1, 2, 3]])
+def test_layers_that_are_not_there(tiny_model, indices):
+    with pytest.raises(ModelError, match=r"some but not all of 0\.\.3"):
+        remove_layers(tiny_model, indices)
+
+
+def test_unknown_architecture_is_refused():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=32))
+    with pytest.raises(ModelError, match="got gpt2; add its row"):
+        prune(model, PruneConfig(method="bi", block_size=1), calibration=TOKENS % 32)
+
+
+PLAIN_LOADER = """
+import sys
+sys.modules["greenprune"] = None  # this interpreter must do without it
+import json, torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+tokens = torch.tensor(json.loads(sys.argv[2]))
+print(json.dumps(model.generate(tokens, max_new_tokens=4, min_new_tokens=4, do_sample=False).tolist()))
+"""
+
+
+def test_checkpoint_loads_where_greenprune_is_not_installed(tmp_path, tiny_model):
+    prune(tiny_model, PruneConfig(method="angular", block_size=2), calibration=TOKENS)
+    tiny_model.save_pretrained(tmp_path)
+    tokens = TOKENS[:1, :6]
+    run = subprocess.run(
+        [sys.executable, "-c", PLAIN_LOADER, str(tmp_path), json.dumps(tokens.tolist())],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = tiny_model.generate(tokens, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    assert json.loads(run.stdout.splitlines()[-1]) == expected.tolist()
