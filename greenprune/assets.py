@@ -204,9 +204,7 @@ def model_asset(model_id: str) -> ModelAsset | None:
         return None
     name = model_id.removeprefix("pypi:")
     if name not in MODELS:
-        raise AssetError(
-            f"model.id pypi:<asset> must name a pinned model, got {name!r}; {nearest(name, MODELS)}"
-        )
+        raise AssetError(f"model.id pypi:<asset> must name a pinned model, got {name!r}; {nearest(name, MODELS)}")
     return MODELS[name]
 
 

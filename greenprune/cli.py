@@ -22,15 +22,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find the ways of pruning a language model that nothing else beats on both accuracy and energy.",
 )
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 180)  # a log file has no width to fit
 log = logging.getLogger("greenprune")
 
 DEMO = Path(__file__).parent.parent / "experiments" / "demo.yaml"  # of a checkout
 ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value …", show_default=False)]
-RunFolder = Annotated[
-    str, typer.Argument(metavar="RUN", help="a run's folder, e.g. runs/demo", show_default=False)
-]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, e.g. runs/demo", show_default=False)]
 
 
 def main() -> None:
@@ -67,9 +65,7 @@ def demo(storage: Annotated[str, typer.Option(help="where runs go")] = "runs") -
 def trial(
     experiment: ExperimentFile,
     overrides: Overrides = None,
-    storage: Annotated[
-        str | None, typer.Option(help="where artifacts go; default: the file's, else runs")
-    ] = None,
+    storage: Annotated[str | None, typer.Option(help="where artifacts go; default: the file's, else runs")] = None,
 ) -> None:
     """Run one trial in this process and print its metrics."""
     from greenprune.config import load_experiment
@@ -85,9 +81,7 @@ def trial(
     path = write_trial(folder, result, place)
     write_trials(folder, read_results(folder))
     for name, value in result.metrics.items():
-        console.print(
-            f"{name:32} {value:.6g}" if isinstance(value, float) else f"{name:32} {value}", highlight=False
-        )
+        console.print(f"{name:32} {value:.6g}" if isinstance(value, float) else f"{name:32} {value}", highlight=False)
     console.print(f"\n{path}")
 
 
@@ -145,16 +139,14 @@ def trials(
     elif as_json:
         print(table.to_json(orient="records", indent=1))
     else:
-        console.print(_table(table, "trials", _shown_columns(table)))
+        console.print(_table(table, "trials"))
 
 
 @app.command()
 def pareto(
     run: RunFolder,
     min_accuracy: Annotated[float | None, typer.Option(help="only trials of at least this accuracy")] = None,
-    max_energy: Annotated[
-        float | None, typer.Option(help="only trials of at most this energy_j_per_token")
-    ] = None,
+    max_energy: Annotated[float | None, typer.Option(help="only trials of at most this energy_j_per_token")] = None,
     objectives: Annotated[str, typer.Option(help="name:max or name:min, joined by commas")] = (
         "accuracy:max,energy_j_per_token:min"
     ),
@@ -207,34 +199,38 @@ def doctor() -> None:
     console.print(table)
 
 
-def _shown_columns(table: Any) -> list[str]:
-    wanted = [
-        "trial_number",
-        "trial_id",
-        "status",
-        "prune.block_size",
-        "heal.method",
-        "parameters",
-        "accuracy",
-    ]
-    wanted += [name for name in table.columns if name.endswith("_acc") or "_ppl@" in name]
-    wanted += ["energy_j_per_token", "energy_ratio", "energy_kind", "error"]
-    return [name for name in wanted if name in table.columns and table[name].notna().any()]
-
-
 def _front_table(table: Any, objectives: dict[str, Any]) -> Table:
     from greenprune.pareto import pareto_front
 
     front = pareto_front(table, objectives)
     kinds = ", ".join(sorted(set(front["energy_kind"].dropna()))) if "energy_kind" in front else ""
-    title = f"Pareto front: {', '.join(f'{k} ({v})' for k, v in objectives.items())}"
-    return _table(front, title + (f"; energies are {kinds}" if kinds else ""), _shown_columns(front))
+    title = f"Pareto front: {', '.join(f'{name} ({way})' for name, way in objectives.items())}"
+    return _table(front, title + (f"; energies are {kinds}" if kinds else ""))
 
 
-def _table(rows: Any, title: str, columns: list[str]) -> Table:
-    table = Table(*columns, title=title)
+HEADINGS = {
+    "trial_number": "#",
+    "trial_id": "trial",
+    "energy_j_per_token": "J/token",
+    "energy_ratio": "of dense",
+    "energy_kind": "energy",
+    "parameters": "parameters",
+}
+
+
+def _table(rows: Any, title: str) -> Table:
+    """The trials with what most readers look for; --csv and --json give every column."""
+    from greenprune.report import label
+
+    scores = [name for name in rows.columns if name.endswith("_acc") or "_ppl@" in name]
+    wanted = ["status", "parameters", "accuracy", *scores, "energy_j_per_token", "energy_ratio", "energy_kind", "error"]
+    shown = [name for name in wanted if name in rows.columns and rows[name].notna().any()]
+    if "status" in shown and set(rows["status"]) == {"ok"}:
+        shown.remove("status")
+    table = Table("#", "trial", "what", *(HEADINGS.get(name, name) for name in shown), title=title)
     for _, row in rows.iterrows():
-        table.add_row(*(_cell(row[name]) for name in columns))
+        cells = (_cell(row[name]) for name in shown)
+        table.add_row(_cell(row["trial_number"]), row["trial_id"], label(row), *cells)
     return table
 
 

@@ -59,9 +59,7 @@ def documents(dataset: str, held_out: bool = False) -> Iterator[str]:
         path, _, name = dataset.partition(":")
         return _hub_documents(HubText(path, name or None), held_out)
     known = [*HUB_TEXTS, *(f"pypi:{name}" for name in TEXTS)]
-    raise AssetError(
-        f"a text must be a known name, a file or a hub id, got {dataset!r}; {nearest(dataset, known)}"
-    )
+    raise AssetError(f"a text must be a known name, a file or a hub id, got {dataset!r}; {nearest(dataset, known)}")
 
 
 def _asset_documents(name: str) -> Iterator[str]:

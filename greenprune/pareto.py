@@ -67,18 +67,12 @@ def hypervolume(
     maximise = np.array([direction == "max" for direction in objectives.values()])
     if isinstance(reference, str):
         if reference != "dense":
-            raise ConfigError(
-                f"reference must be a point, 'dense' or None, got {reference!r}; use one of these"
-            )
+            raise ConfigError(f"reference must be a point, 'dense' or None, got {reference!r}; use one of these")
         dense = dense_row(rows)
         base = np.array([float(dense[name]) for name in objectives])
         if not np.all(base > 0):
-            raise ConfigError(
-                "reference 'dense' needs a dense trial whose objectives are above 0; give a point"
-            )
-        inverted = np.array(
-            ["_ppl@" in name and direction == "min" for name, direction in objectives.items()]
-        )
+            raise ConfigError("reference 'dense' needs a dense trial whose objectives are above 0; give a point")
+        inverted = np.array(["_ppl@" in name and direction == "min" for name, direction in objectives.items()])
         values = np.where(inverted, base / values, values / base)
         maximise = maximise | inverted
         point = np.where(maximise, 0.0, 1.0)
@@ -86,9 +80,7 @@ def hypervolume(
         point = np.where(maximise, values.min(axis=0), values.max(axis=0))
     else:
         if missing := [name for name in objectives if name not in reference]:
-            raise ConfigError(
-                f"reference must give every objective, got none for {', '.join(missing)}; add it"
-            )
+            raise ConfigError(f"reference must give every objective, got none for {', '.join(missing)}; add it")
         point = np.array([float(reference[name]) for name in objectives])
     return float(moocore.hypervolume(values, ref=point, maximise=maximise.tolist()))
 
@@ -142,9 +134,7 @@ def constrained_best(
             rows = rows[rows[name] <= limit] if sign == "<=" else rows[rows[name] >= limit]
     if rows.empty:
         return None
-    return rows.sort_values(list(order), ascending=[d == "min" for d in order.values()], kind="stable").iloc[
-        0
-    ]
+    return rows.sort_values(list(order), ascending=[d == "min" for d in order.values()], kind="stable").iloc[0]
 
 
 def parse_objectives(text: str) -> dict[str, Direction]:
@@ -153,9 +143,7 @@ def parse_objectives(text: str) -> dict[str, Direction]:
     for part in text.split(","):
         name, colon, direction = (piece.strip() for piece in part.rpartition(":"))
         if not colon or not name:
-            raise ConfigError(
-                f"an objective must be name:max or name:min, got {part.strip()!r}; e.g. accuracy:max"
-            )
+            raise ConfigError(f"an objective must be name:max or name:min, got {part.strip()!r}; e.g. accuracy:max")
         if name in objectives:
             raise ConfigError(f"objectives must name each metric once, got {name} twice; remove one")
         _check_direction(name, direction)
@@ -247,18 +235,12 @@ def _check_direction(name: str, direction: Any) -> None:
 def _check_numeric(rows: DataFrame, name: str) -> None:
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-    numbers = [
-        c for c in rows.columns if is_numeric_dtype(rows[c]) and not is_bool_dtype(rows[c]) and "." not in c
-    ]
+    numbers = [c for c in rows.columns if is_numeric_dtype(rows[c]) and not is_bool_dtype(rows[c]) and "." not in c]
     if name not in rows.columns:
         known = " and no trial measured it" if name in COLUMNS else ""
-        raise ConfigError(
-            f"an objective must be a metric of the trials, got {name}{known}; {nearest(name, numbers)}"
-        )
+        raise ConfigError(f"an objective must be a metric of the trials, got {name}{known}; {nearest(name, numbers)}")
     if not is_numeric_dtype(rows[name]) or is_bool_dtype(rows[name]):
-        raise ConfigError(
-            f"an objective must be a number, got {name}, which is text; {nearest(name, numbers)}"
-        )
+        raise ConfigError(f"an objective must be a number, got {name}, which is text; {nearest(name, numbers)}")
 
 
 def _values(rows: DataFrame, objectives: Mapping[str, Direction]) -> np.ndarray:

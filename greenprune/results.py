@@ -132,9 +132,7 @@ class TrialResult:
         return cls(**json.loads(text))
 
     @classmethod
-    def failed(
-        cls, trial_id: str, number: int, config: Mapping[str, Any], error: str, started: float
-    ) -> TrialResult:
+    def failed(cls, trial_id: str, number: int, config: Mapping[str, Any], error: str, started: float) -> TrialResult:
         """The row of a trial that ended with `error`; `started` in seconds since the epoch."""
         began = datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds")
         return cls(
@@ -268,9 +266,7 @@ def locate_run(run: str | Path) -> tuple[Storage, str]:
         parts = urlsplit(str(run))
         parent, _, name = parts.path.rstrip("/").rpartition("/")
         if not name:
-            raise ConfigError(
-                f"a run's URI must end in the run's name, got {run}; e.g. s3://bucket/runs/demo"
-            )
+            raise ConfigError(f"a run's URI must end in the run's name, got {run}; e.g. s3://bucket/runs/demo")
         return Storage(urlunsplit(parts._replace(path=parent))), name
     path = Path(run).expanduser().resolve()
     return Storage(path.parent), path.name

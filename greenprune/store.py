@@ -111,9 +111,7 @@ class Store:
     def _commit(self, call: StageCall, partial: Path, seconds: float) -> Artifact:
         """The partial folder, complete with its manifest, becomes the artifact by one rename."""
         target = partial.with_suffix("")
-        files = {
-            str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()
-        }
+        files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
         manifest = {
             **asdict(call),
             "key": call.key,

@@ -204,9 +204,7 @@ def resolved(config: TrialConfig) -> TrialConfig:
     from greenprune.benchmark.tasks import resolve_data
 
     return config.model_copy(
-        update={
-            "benchmark": config.benchmark.model_copy(update={"data": resolve_data(config.benchmark.data)})
-        }
+        update={"benchmark": config.benchmark.model_copy(update={"data": resolve_data(config.benchmark.data)})}
     )
 
 
@@ -220,9 +218,7 @@ def _collect(stages: Stages, config: TrialConfig, dense: Source) -> Artifact | N
     return stages.run(Request("collect", config.calibration, {"checkpoint": dense}, facts, options))
 
 
-def _prune(
-    stages: Stages, config: TrialConfig, dense: Source, statistics: Artifact | None
-) -> Source | Artifact:
+def _prune(stages: Stages, config: TrialConfig, dense: Source, statistics: Artifact | None) -> Source | Artifact:
     if isinstance(config.prune, NoPruning):
         return dense
     inputs = {"checkpoint": dense, "statistics": statistics}
@@ -326,9 +322,7 @@ def write_trial(folder: Path, result: TrialResult, storage: Storage) -> Path:
     """The trial's folder in a run: config.yaml, result.json and emissions.csv (tasks, then the workload)."""
     target = write_result(folder, result)
     store = Store(storage)
-    metered = {
-        stage["stage"]: stage["key"] for stage in result.stages if stage["stage"] in ("accuracy", "energy")
-    }
+    metered = {stage["stage"]: stage["key"] for stage in result.stages if stage["stage"] in ("accuracy", "energy")}
     tables = [store.path(Artifact(stage, key)) / "emissions.csv" for stage, key in metered.items()]
     rows = [table.read_text().splitlines() for table in tables if table.exists()]
     if rows:

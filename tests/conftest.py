@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-WORDS = "the cat sat on a mat and saw that green trees grow tall while rivers run to the sea under old stars".split()
+WORDS = tuple(
+    "the cat sat on a mat and saw that green trees grow tall while rivers run to the sea under old stars".split()
+)
 
 
 def tiny_config(**changes):

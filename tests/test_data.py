@@ -83,7 +83,11 @@ def test_missing_column_names_file_and_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("wikitxt2", "did you mean 'wikitext2'"), ("pypi:wikipdia", "did you mean 'wikipedia'"), ("no.jsonl", "must exist")],
+    [
+        ("wikitxt2", "did you mean 'wikitext2'"),
+        ("pypi:wikipdia", "did you mean 'wikipedia'"),
+        ("no.jsonl", "must exist"),
+    ],
 )
 def test_unknown_text_is_refused(name, message):
     with pytest.raises(AssetError, match=message):

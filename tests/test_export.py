@@ -29,12 +29,8 @@ def result(trial_id: str, *stages: str, status: Any = "ok", **parts: Any) -> Tri
         "heal": {"method": "lora", "dataset": "c4"},
         "benchmark": {"limit": 50, "energy": {"country": "FRA"}},
     } | parts
-    keys = [
-        {"stage": stage, "key": f"{trial_id}-{stage}", "seconds": 1.0, "reused": False} for stage in stages
-    ]
-    return TrialResult(
-        trial_id, 1, status, config, METRICS, error="boom" if status != "ok" else None, stages=keys
-    )
+    keys = [{"stage": stage, "key": f"{trial_id}-{stage}", "seconds": 1.0, "reused": False} for stage in stages]
+    return TrialResult(trial_id, 1, status, config, METRICS, error="boom" if status != "ok" else None, stages=keys)
 
 
 @pytest.fixture
@@ -129,9 +125,7 @@ def test_a_lost_checkpoint_says_how_to_make_it_again(runs: Path, tmp_path: Path)
         export(runs / "demo", "bi-aab2", tmp_path / "out")
 
 
-def test_the_dense_trial_exports_the_model_itself(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_dense_trial_exports_the_model_itself(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     dense = tmp_path / "dense"
     dense.mkdir()
     for name in ("config.json", "pytorch_model.bin", "tokenizer.model", "model.gguf", ".gitattributes"):
@@ -150,9 +144,7 @@ def test_card(tmp_path: Path):
     data = card.data.to_dict()
     assert data["base_model"] == "some/model"
     assert {"greenprune", "bi"} <= set(data["tags"])
-    scores = {
-        entry.metric_name: (entry.dataset_name, entry.metric_value) for entry in card.data.eval_results or []
-    }
+    scores = {entry.metric_name: (entry.dataset_name, entry.metric_value) for entry in card.data.eval_results or []}
     assert scores == {"piqa_acc": ("piqa", 0.6), "wikitext2_ppl@512": ("wikitext2", 30.5)}
     emissions = data["co2_eq_emissions"]
     assert emissions["emissions"] == pytest.approx(4.0 * 10.0 / 200.0)

@@ -38,9 +38,7 @@ def imports_of(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", DOORS)
 def test_heavy_dependency_has_one_door(package):
-    rooms = {
-        path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py") if package in imports_of(path)
-    }
+    rooms = {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py") if package in imports_of(path)}
     assert rooms <= DOORS[package]
     assert rooms, f"nothing imports {package}: remove it here and from pyproject.toml"
 

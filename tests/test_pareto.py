@@ -130,9 +130,7 @@ def test_only_trials_that_take_part_must_agree():
 
 
 def test_machines_share_a_front_only_by_ratio():
-    trials = table(
-        (0.5, 1.0), (0.4, 0.5), machine=["a", "b"], energy_ratio=[1.0, 0.5], decode_latency_s=[2.0, 1.0]
-    )
+    trials = table((0.5, 1.0), (0.4, 0.5), machine=["a", "b"], energy_ratio=[1.0, 0.5], decode_latency_s=[2.0, 1.0])
     for metric in ("energy_j_per_token", "decode_latency_s"):
         with pytest.raises(ConfigError, match=r"one machine.*a, b.*energy_ratio"):
             pareto_front(trials, {"accuracy": "max", metric: "min"})

@@ -13,6 +13,7 @@ from greenprune import PruneConfig, collect, load_model, perplexity, prune
 from greenprune.data import calibration_tokens, documents, token_blocks
 from greenprune.prune.depth import angular_block, least_influential
 
+SLOW = [("angular", 5), ("angular", 8), ("bi", 3), ("bi", 8)]
 pytestmark = pytest.mark.real
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "depth.json").read_text())
 
@@ -72,7 +73,10 @@ def test_dense_perplexity(real_model, segments):
     [
         ("angular", 3),
         ("bi", 5),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("angular", 5), ("angular", 8), ("bi", 3), ("bi", 8)]),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("angular", 5), ("angular", 8), ("bi", 3), ("bi", 8)]
+        ),
     ],
 )
 def test_layers_and_perplexity_after_removal(method, block_size, statistics, segments):

@@ -50,9 +50,7 @@ def results() -> list[TrialResult]:
         trial(1, 0.7, 1.5, ANGULAR),
         trial(2, 0.75, 1.5, ANGULAR, LORA),
         trial(3, 0.51, 1.2, {"method": "bi", "block_size": 8}),
-        TrialResult(
-            "bi-00000004", 4, "failed", trial(4, 0, 0).config, {}, error="boom <script>alert(1)</script>"
-        ),
+        TrialResult("bi-00000004", 4, "failed", trial(4, 0, 0).config, {}, error="boom <script>alert(1)</script>"),
     ]
 
 
@@ -170,9 +168,7 @@ def test_label(row: dict[str, Any], expected: str):
 
 def test_labels_tell_twins_apart():
     rank16 = {**LORA, "rank": 16}
-    frame = to_frame(
-        [trial(0, 0.8, 2.0), trial(1, 0.7, 1.0, ANGULAR, LORA), trial(2, 0.7, 1.0, ANGULAR, rank16)]
-    )
+    frame = to_frame([trial(0, 0.8, 2.0), trial(1, 0.7, 1.0, ANGULAR, LORA), trial(2, 0.7, 1.0, ANGULAR, rank16)])
     assert labels(frame) == ["dense", "angular 4 + lora, rank 8", "angular 4 + lora, rank 16"]
 
 
@@ -184,10 +180,7 @@ def test_picture_holds_every_finished_trial_and_the_step_of_the_front(run: Path)
     figure = front_figure(load_trials(run), {"accuracy": "max", "energy_j_per_token": "min"})
     axes = figure.axes[0]
     drawn = sorted(
-        tuple(point)
-        for marks in axes.collections
-        if marks.get_label()[0] != "_"
-        for point in marks.get_offsets()
+        tuple(point) for marks in axes.collections if marks.get_label()[0] != "_" for point in marks.get_offsets()
     )
     assert drawn == [(1.2, 0.51), (1.5, 0.7), (1.5, 0.75), (2.0, 0.8)]
     step = line(figure, "Pareto front")
@@ -206,9 +199,7 @@ def test_picture_of_a_maximised_horizontal_axis_steps_the_other_way(run: Path):
 
 @pytest.mark.parametrize("objectives", [["accuracy"], ["accuracy", "energy_ratio", "w_ppl@512"]])
 def test_one_or_three_objectives_have_a_picture_without_a_line(run: Path, objectives: list[str]):
-    figure = front_figure(
-        load_trials(run), {name: "max" if name == "accuracy" else "min" for name in objectives}
-    )
+    figure = front_figure(load_trials(run), {name: "max" if name == "accuracy" else "min" for name in objectives})
     assert all(line.get_label() != "Pareto front" for line in figure.axes[0].lines)
     assert svg(figure).startswith("<svg")
 

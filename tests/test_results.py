@@ -18,9 +18,7 @@ from greenprune.results import TrialResult, load_trials, read_results, to_frame,
 
 def config(prune: dict[str, Any], heal: dict[str, Any] | None = None) -> dict[str, Any]:
     parts = {"model": {"id": "some/model"}, "prune": prune, "heal": heal or {"method": "none"}}
-    return TrialConfig.model_validate({**parts, "benchmark": {"tasks": ["piqa", "boolq"]}}).model_dump(
-        mode="json"
-    )
+    return TrialConfig.model_validate({**parts, "benchmark": {"tasks": ["piqa", "boolq"]}}).model_dump(mode="json")
 
 
 DENSE = TrialResult(

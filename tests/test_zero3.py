@@ -21,9 +21,7 @@ def test_two_workers_equal_one(real_model, tmp_path, ray_here):
     sharded = collect_sharded(ModelConfig(id="pypi:smollm2-135m"), tokens, wanted, config, str(tmp_path))
     plain = collect(model, tokens, wanted)
 
-    torch.testing.assert_close(
-        sharded.angular_distance, plain.angular_distance, atol=1e-4, rtol=0, equal_nan=True
-    )
+    torch.testing.assert_close(sharded.angular_distance, plain.angular_distance, atol=1e-4, rtol=0, equal_nan=True)
     torch.testing.assert_close(sharded.block_influence, plain.block_influence, atol=1e-4, rtol=0)
     assert (sharded.num_samples, sharded.num_tokens) == (7, 7 * 64)
     total = sum(parameter.numel() for parameter in model.parameters())

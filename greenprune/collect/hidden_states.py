@@ -70,8 +70,7 @@ def hidden_states_watched(decoder: Decoder, see: Callable[[int, Tensor], None]) 
         see(len(decoder), layer_output(output))
 
     handles = [
-        layer.register_forward_pre_hook(before(index), with_kwargs=True)
-        for index, layer in enumerate(decoder.layers)
+        layer.register_forward_pre_hook(before(index), with_kwargs=True) for index, layer in enumerate(decoder.layers)
     ]
     handles.append(decoder.layers[-1].register_forward_hook(after))
     try:
@@ -119,9 +118,7 @@ class HiddenStatePass:
                 )
                 if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
                     shown = time.monotonic()
-                    log.info(
-                        "collecting: %d of %d samples", min(start + batch_size, len(tokens)), len(tokens)
-                    )
+                    log.info("collecting: %d of %d samples", min(start + batch_size, len(tokens)), len(tokens))
         return self
 
     def _feed(self, tokens: Tensor, mask: Tensor | None, counted: Tensor | None) -> None:

@@ -67,9 +67,7 @@ def collect_on_worker(inputs: dict[str, Any]) -> Statistics:
     rank, world = dist.get_rank(), dist.get_world_size()
     tokens = torch.from_numpy(inputs["tokens"])
     rows = torch.arange(rank, math.ceil(len(tokens) / world) * world, world)
-    watched = HiddenStatePass(
-        engine.module, inputs["want"], forward=lambda **batch: engine(**batch, logits_to_keep=1)
-    )
+    watched = HiddenStatePass(engine.module, inputs["want"], forward=lambda **batch: engine(**batch, logits_to_keep=1))
     watched.device = engine.device
     watched.run(tokens[rows % len(tokens)], batch_size=inputs["batch_size"], counted=rows < len(tokens))
 

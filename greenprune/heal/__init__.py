@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["heal_stage"]
 
 
-def heal_stage(out: Path, *, checkpoint: Path, config: LoraHealing, dtype: str) -> None:
+def heal_stage(
+    out: Path, *, checkpoint: Path, config: LoraHealing, dtype: str, trust_remote_code: bool = False
+) -> None:
     """Heal the model in `checkpoint`; write `out/checkpoint/` (merged, tokenizer) and `out/history.json`.
 
     `dtype` is that of the checkpoint and of the result. Training resumes from the adapter checkpoints that a
@@ -33,7 +35,7 @@ def heal_stage(out: Path, *, checkpoint: Path, config: LoraHealing, dtype: str) 
     shutil.rmtree(out / "checkpoint", ignore_errors=True)  # a former attempt's, perhaps half-written
     tokenizer = load_tokenizer(checkpoint)
     train, validation = healing_blocks(config, tokenizer)
-    model, history = heal(checkpoint, train, validation, config, out / "work", dtype)
+    model, history = heal(checkpoint, train, validation, config, out / "work", dtype, trust_remote_code)
     save_checkpoint(model, tokenizer, out / "checkpoint")
     write_atomically(out / "history.json", json.dumps(history, allow_nan=False))
     shutil.rmtree(out / "work")

@@ -46,6 +46,7 @@ def heal(
     config: LoraHealing,
     work: Path,
     dtype: str = "auto",
+    trust_remote_code: bool = False,
     callbacks: tuple[TrainerCallback, ...] = (),
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Train adapters on `train` [n, seq_len] and merge them into the model in `checkpoint`.
@@ -59,37 +60,44 @@ def heal(
     token, of the model as it trains: with a 4-bit base under nf4), `loss_merged` (of the merged model),
     `train_loss` (mean over all steps), `steps`, `tokens` (trained on), `seconds` (of training and validation;
     a resumed run counts what it kept of former attempts), `trainable_parameters`, `peak_memory_bytes` (of
-    the GPU; None without one).
+    the GPU in training; None without one).
 
     Raises HealingDiverged where a loss is not finite or exceeds config.divergence_factor times the first
     validation loss, and ConfigError for a target module that isn't there.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    base = load_nf4(checkpoint) if config.quantize == "nf4" else _full_precision(checkpoint, dtype)
+    base = (
+        load_nf4(checkpoint, trust_remote_code)
+        if config.quantize == "nf4"
+        else _full_precision(checkpoint, dtype, trust_remote_code)
+    )
     set_seed(config.seed)
     adapted = _with_adapters(base, config)
     trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     history = _train(adapted, _TrainingBlocks(train, config), _Blocks(validation), config, work, callbacks)
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     if config.quantize == "nf4":
         adapter = get_peft_model_state_dict(adapted)
         del base, adapted
-        adapted = _with_adapters(_full_precision(checkpoint, dtype), config)
+        _free_memory()
+        adapted = _with_adapters(_full_precision(checkpoint, dtype, trust_remote_code), config)
         set_peft_model_state_dict(adapted, adapter)
     merged = adapted.merge_and_unload().eval()
     history |= {
         "loss_merged": validation_loss(merged, validation, config.batch_size),
         "tokens": config.steps * config.gradient_accumulation * config.batch_size * train.shape[1],
         "trainable_parameters": trainable,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        "peak_memory_bytes": peak,
     }
     if dtype in DTYPES:
         merged = merged.to(DTYPES[dtype])
     return merged, history
 
 
-def _full_precision(checkpoint: Path, dtype: str) -> PreTrainedModel:
-    return load_checkpoint(checkpoint, "float32" if dtype == "float16" else dtype)
+def _full_precision(checkpoint: Path, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
+    trained_in = "float32" if dtype == "float16" else dtype
+    return load_checkpoint(checkpoint, trained_in, trust_remote_code=trust_remote_code)
 
 
 def _with_adapters(model: PreTrainedModel, config: LoraHealing) -> PeftModel:
@@ -125,14 +133,18 @@ def _train(
     try:
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     except HealingDiverged:
-        shutil.rmtree(work)  # another attempt would diverge at the same step
+        shutil.rmtree(work, ignore_errors=True)  # another attempt would diverge at the same step
         raise
     finally:
         trainer.accelerator.free_memory()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
     return history_of(trainer.state)
+
+
+def _free_memory() -> None:
+    """Trainer and model refer to each other, so a model is freed by the collector only."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 class _Trainer(Trainer):

@@ -11,7 +11,7 @@ from greenprune.errors import GreenpruneError
 from greenprune.models.load import default_device
 
 
-def load_nf4(checkpoint: Path) -> PreTrainedModel:
+def load_nf4(checkpoint: Path, trust_remote_code: bool = False) -> PreTrainedModel:
     """The model in `checkpoint` with its decoder's linear layers in NF4, computing in bf16 (fp32 on a CPU).
 
     Raises GreenpruneError where bitsandbytes is missing or doesn't work here.
@@ -24,6 +24,7 @@ def load_nf4(checkpoint: Path) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(
             checkpoint,
             dtype=compute,
+            trust_remote_code=trust_remote_code,
             device_map={"": device},
             quantization_config=BitsAndBytesConfig(
                 load_in_4bit=True,

@@ -22,9 +22,7 @@ def angular_block(distance: Tensor, block_size: int, skip_first: int = 0, skip_l
     return list(range(start, start + block_size))
 
 
-def least_influential(
-    influence: Tensor, block_size: int, skip_first: int = 0, skip_last: int = 0
-) -> list[int]:
+def least_influential(influence: Tensor, block_size: int, skip_first: int = 0, skip_last: int = 0) -> list[int]:
     """The `block_size` layers of least influence, ascending. influence: [L]. Men et al. 2024, section 3.2."""
     candidates = range(skip_first, len(influence) - skip_last)
     return sorted(sorted(candidates, key=lambda layer: float(influence[layer]))[:block_size])
@@ -32,17 +30,13 @@ def least_influential(
 
 def remove_angular_block(model: PreTrainedModel, config: DepthPruning, statistics: Statistics) -> Removed:
     assert statistics.angular_distance is not None, "the method's entry asks for it"
-    layers = angular_block(
-        statistics.angular_distance, config.block_size, config.skip_first, config.skip_last
-    )
+    layers = angular_block(statistics.angular_distance, config.block_size, config.skip_first, config.skip_last)
     remove_layers(model, layers)
     return Removed(layers_removed=layers)
 
 
 def remove_least_influential(model: PreTrainedModel, config: DepthPruning, statistics: Statistics) -> Removed:
     assert statistics.block_influence is not None, "the method's entry asks for it"
-    layers = least_influential(
-        statistics.block_influence, config.block_size, config.skip_first, config.skip_last
-    )
+    layers = least_influential(statistics.block_influence, config.block_size, config.skip_first, config.skip_last)
     remove_layers(model, layers)
     return Removed(layers_removed=layers)

@@ -137,9 +137,7 @@ def _distinct(rows: DataFrame, column: str) -> list[str]:
 
 def _failed(trials: DataFrame) -> list[dict[str, str]]:
     names = labels(trials)
-    rows = zip(
-        names, trials["trial_id"], trials["status"], trials["error"].fillna("no reason kept"), strict=True
-    )
+    rows = zip(names, trials["trial_id"], trials["status"], trials["error"].fillna("no reason kept"), strict=True)
     return [{"name": n, "trial_id": i, "error": error} for n, i, status, error in rows if status != "ok"]
 
 

@@ -167,9 +167,7 @@ def _draw_floor(axes: Axes, rows: DataFrame, y: str) -> None:
         return
     low, high = float(_numbers(rows, y).min()), float(_numbers(rows, y).max())
     if floor > low - max(high - low, 0.02):
-        axes.axhline(
-            floor, color="#888888", linestyle=":", linewidth=1.3, zorder=1, label="no knowledge (floor)"
-        )
+        axes.axhline(floor, color="#888888", linestyle=":", linewidth=1.3, zorder=1, label="no knowledge (floor)")
 
 
 def floor_of(rows: DataFrame, metric: str) -> float | None:
@@ -278,9 +276,7 @@ def _write_labels(
         taken.append(best[2])
 
 
-def _names_of_points(
-    front: DataFrame, names: list[str], x: str, y: str
-) -> list[tuple[tuple[float, float], str]]:
+def _names_of_points(front: DataFrame, names: list[str], x: str, y: str) -> list[tuple[tuple[float, float], str]]:
     """Points and names along the front, identical points under one name; of a long front a selection."""
     shared: dict[tuple[float, float], list[str]] = {}
     for px, py, name in zip(_numbers(front, x), _numbers(front, y), names, strict=True):
@@ -302,13 +298,9 @@ def _obstacles(axes: Axes, rows: DataFrame, x: str, y: str) -> list[Any]:
         if line.get_label() != "Pareto front":
             continue
         path: Any = line.get_path().cleaned(transform=axes.transData)
-        corners = [
-            (px, py) for (px, py), code in zip(path.vertices, path.codes, strict=True) if code in (1, 2)
-        ]
+        corners = [(px, py) for (px, py), code in zip(path.vertices, path.codes, strict=True) if code in (1, 2)]
         for (x0, y0), (x1, y1) in itertools.pairwise(corners):
-            boxes.append(
-                Bbox.from_extents(min(x0, x1) - 2, min(y0, y1) - 2, max(x0, x1) + 2, max(y0, y1) + 2)
-            )
+            boxes.append(Bbox.from_extents(min(x0, x1) - 2, min(y0, y1) - 2, max(x0, x1) + 2, max(y0, y1) + 2))
     return boxes
 
 

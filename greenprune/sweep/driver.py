@@ -43,18 +43,7 @@ from greenprune.sweep.search import SweepSearch
 from greenprune.trial import Request, perform_all, resolved, run_trial, write_trial
 
 log = logging.getLogger("greenprune")
-VERSIONED = (
-    "greenprune",
-    "ray",
-    "torch",
-    "transformers",
-    "peft",
-    "bitsandbytes",
-    "deepspeed",
-    "datasets",
-    "lm_eval",
-)
-VERSIONED += ("codecarbon", "optuna", "moocore", "pandas")
+VERSIONED = "greenprune ray torch transformers peft bitsandbytes deepspeed datasets lm_eval codecarbon optuna".split()
 
 
 @dataclass(frozen=True)
@@ -166,7 +155,7 @@ def _fit(experiment: Experiment, storage: Storage, folder: Path, resume: bool, q
     search = SweepSearch(experiment)
     live = Live(folder, storage, experiment, total=search.total, concurrent=concurrent, quiet=quiet)
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ.setdefault("TUNE_RESULT_BUFFER_LENGTH", "0")
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its new output can't be silenced; Live takes its place
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are shown by Live, once
     run_config = tune.RunConfig(
         name="tune",

@@ -79,7 +79,7 @@ class Live:
         assert experiment.sweep is not None, "only a sweep is watched"
         self.folder, self.storage = folder, storage
         self.objectives, self.total, self.concurrent = experiment.sweep.objectives, total, concurrent
-        self.console = Console(quiet=quiet)
+        self.console = Console(quiet=quiet, soft_wrap=True)
         self.running: dict[str, str] = {}  # Ray's trial id -> ours
         self.results = {result.trial_id: result for result in read_results(folder)}
         self.begun, self.begun_with = time.time(), len(self.results)
@@ -114,7 +114,7 @@ class Live:
         if not self.console.is_terminal and time.time() - self.shown > SECONDS_BETWEEN_LINES:
             self.shown = time.time()
             doing = ", ".join(f"{ours} {Status.read(self.folder / 'trials' / ours)}" for ours in self.running.values())
-            self.console.print(f"  {self._progress()}; running: {doing}", highlight=False)
+            self.console.print(f"  {self._progress()} running: {doing}", highlight=False)
 
     def ended(self, trial: Any) -> None:
         """Write the trial's row, its driver's or, where that died, one that says so."""

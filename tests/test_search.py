@@ -1,0 +1,142 @@
+"""Which trials a sweep suggests: dense first, no configuration twice, conditions kept, state restorable."""
+
+from __future__ import annotations
+
+import pytest
+from ray.tune.search import Searcher
+
+from greenprune.config import StageResources, parse_experiment
+from greenprune.sweep.cluster import Need, concurrency, needs
+from greenprune.sweep.search import SweepSearch
+
+SEARCHES = ["random", "tpe", "nsga2", "gp"]
+
+
+def experiment(**sweep):
+    space = {
+        "prune.method": {"choice": ["angular", "bi"]},
+        "prune.block_size": {"int": [1, 6]},
+        "heal.method": {"choice": ["none", "lora"]},
+        "heal.rank": {"choice": [4, 8], "when": {"heal.method": ["lora"]}},
+    }
+    return parse_experiment(
+        {
+            "model": {"id": "pypi:smollm2-135m"},
+            "prune": {"method": "angular", "block_size": 1},
+            "heal": {"method": "lora"},
+            "benchmark": {"tasks": ["piqa"]},
+            "sweep": {"space": space} | sweep,
+        }
+    )
+
+
+def run_all(search: SweepSearch, start: int = 0, count: int = 1000) -> list[dict]:
+    """Suggestions, each answered at once: small blocks are accurate, large ones save energy."""
+    found = []
+    for i in range(start, start + count):
+        suggestion = search.suggest(f"t{i}")
+        if suggestion == Searcher.FINISHED:
+            break
+        found.append(suggestion)
+        block = suggestion["trial"]["prune"].get("block_size", 0)
+        search.on_trial_complete(f"t{i}", {"accuracy": 1 - block / 10, "energy_j_per_token": 10.0 - block})
+    return found
+
+
+def test_grid_is_complete_dense_first_and_distinct():
+    found = run_all(SweepSearch(experiment()))
+    assert found[0]["trial"]["prune"] == {"method": "none"}
+    assert [trial["number"] for trial in found] == list(range(len(found)))
+    assert len(found) == 1 + 2 * 6 * (1 + 2)
+    assert len({trial["trial_id"] for trial in found}) == len(found)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_searches_give_distinct_trials_that_keep_the_conditions(name):
+    found = run_all(SweepSearch(experiment(search=name, num_trials=10)))
+    assert len(found) == 11
+    assert found[0]["trial"]["prune"] == {"method": "none"}
+    assert len({trial["trial_id"] for trial in found}) == 11
+    for trial in found[1:]:
+        assert ("rank" in trial["trial"]["heal"]) == (trial["trial"]["heal"]["method"] == "lora")
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_same_seed_same_trials(name):
+    ids = [
+        [trial["trial_id"] for trial in run_all(SweepSearch(experiment(search=name, num_trials=8, seed=seed)))]
+        for seed in (3, 3, 4)
+    ]
+    assert ids[0] == ids[1]
+    assert ids[0] != ids[2]
+
+
+@pytest.mark.parametrize("name", ["grid", *SEARCHES])
+def test_a_restored_search_goes_on_as_the_undisturbed_one(name, tmp_path):
+    chosen = {} if name == "grid" else {"search": name, "num_trials": 9}
+    undisturbed = [trial["trial_id"] for trial in run_all(SweepSearch(experiment(**chosen)))]
+    first = SweepSearch(experiment(**chosen))
+    before = run_all(first, count=4)
+    first.save(str(tmp_path / "state"))
+    second = SweepSearch(experiment(**chosen))
+    second.restore(str(tmp_path / "state"))
+    after = run_all(second, start=4)
+    assert [trial["trial_id"] for trial in before + after] == undisturbed
+
+
+def test_an_exhausted_space_ends_the_search():
+    small = {"prune.block_size": {"int": [1, 3]}}
+    found = run_all(SweepSearch(experiment(search="tpe", num_trials=50, space=small)))
+    assert len(found) == 4
+
+
+def test_failed_trials_do_not_stop_the_search():
+    search = SweepSearch(experiment(search="nsga2", num_trials=6))
+    found = []
+    for i in range(20):
+        suggestion = search.suggest(f"t{i}")
+        if suggestion == Searcher.FINISHED:
+            break
+        found.append(suggestion)
+        search.on_trial_complete(f"t{i}", error=True)
+    assert len(found) == 7
+
+
+def test_multi_objective_search_learns():
+    """NSGA-II, TPE: after a warm-up the suggestions concentrate on what wins both objectives."""
+    space = {"heal.dropout": {"float": [0.0, 0.9]}}
+    search = SweepSearch(experiment(search="tpe", num_trials=40, space=space))
+    drawn = []
+    for i in range(41):
+        suggestion = search.suggest(f"t{i}")
+        x = suggestion["trial"]["heal"].get("dropout", 0.5)
+        drawn.append(x)
+        search.on_trial_complete(f"t{i}", {"accuracy": 1 - x, "energy_j_per_token": 1 + x})
+    early, late = drawn[1:11], drawn[-10:]
+    assert sum(late) / 10 < 0.5 * sum(early) / 10
+
+
+CPU_NODE, GPU_NODE, HEAD_NODE = {"CPU": 8.0}, {"CPU": 32.0, "GPU": 4.0, "energy_meter": 1.0}, {"memory": 1e9}
+
+
+def test_default_needs_follow_the_nodes():
+    plain = experiment().sweep.resources
+    assert needs(plain, [CPU_NODE])["heal"] == Need(cpu=8.0)
+    assert needs(plain, [HEAD_NODE, CPU_NODE, GPU_NODE])["heal"] == Need(cpu=8.0, gpu=1.0)
+
+
+def test_explicit_needs_win():
+    asked = experiment().sweep.resources.model_copy(
+        update={"energy": StageResources(cpu=2, gpu=0, custom={"energy_meter": 1}, memory_gb=1)}
+    )
+    need = needs(asked, [GPU_NODE])["energy"]
+    assert need == Need(cpu=2, gpu=0, memory_bytes=2**30, custom={"energy_meter": 1})
+    assert need.options()["resources"] == {"energy_meter": 1}
+
+
+def test_concurrency_is_that_of_the_scarcest_stage():
+    resources = experiment().sweep.resources
+    assert concurrency(needs(resources, [CPU_NODE]), [CPU_NODE]) == 2  # one computes, one gets ready
+    assert concurrency(needs(resources, [GPU_NODE]), [GPU_NODE]) == 5
+    metered = resources.model_copy(update={"energy": StageResources(custom={"energy_meter": 1})})
+    assert concurrency(needs(metered, [GPU_NODE, GPU_NODE]), [GPU_NODE, GPU_NODE]) == 3

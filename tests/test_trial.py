@@ -1,0 +1,126 @@
+"""A trial's stages: run in order, found again, and told apart by what they depend on."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import subprocess
+import sys
+
+import pytest
+import yaml
+from transformers import AutoModelForCausalLM
+
+from greenprune.config import parse_experiment
+from greenprune.errors import AssetError
+from greenprune.results import read_results
+from greenprune.storage import Storage
+from greenprune.store import Store
+from greenprune.trial import run_trial, write_trial
+
+
+@pytest.fixture
+def trial(tiny_experiment):
+    return parse_experiment(tiny_experiment).trial()
+
+
+def computed(root) -> list[str]:
+    return [event["stage"] for event in Store(root).events() if event["event"] == "computed"]
+
+
+def test_stages_in_order_then_all_reused(trial, tmp_path):
+    first = run_trial(trial, tmp_path / "runs")
+    assert computed(tmp_path / "runs") == ["collect", "prune", "heal", "accuracy", "energy", "energy"]
+    second = run_trial(trial, tmp_path / "runs")
+    assert len(computed(tmp_path / "runs")) == 6
+    assert all(stage["reused"] for stage in second.stages)
+    assert second.metrics == first.metrics
+
+
+def test_metrics_are_those_of_the_table(trial, tmp_path):
+    metrics = run_trial(trial, tmp_path / "runs").metrics
+    assert (metrics["layers"], metrics["layers_removed"].count(",")) == (3, 0)
+    assert metrics["parameters"] < metrics["parameters_dense"]
+    assert metrics["parameters_removed_ratio"] == pytest.approx(1 - metrics["parameters"] / metrics["parameters_dense"])
+    assert metrics["ratio_reached"] == pytest.approx(1 / 4)
+    assert metrics["held_ppl@16"] > 1
+    assert metrics["energy_j_per_token"] > 0
+    assert metrics["energy_kind"] in ("measured", "estimated")
+    assert metrics["energy_ratio"] > 0
+    assert metrics["heal_loss_start"] > 0
+    assert "accuracy" not in metrics  # no tasks: not measured, and never 0
+
+
+def test_same_numbers_in_another_storage(trial, tmp_path):
+    one, two = (run_trial(trial, tmp_path / name).metrics for name in ("one", "two"))
+    assert one["held_ppl@16"] == two["held_ppl@16"]
+    assert one["heal_loss_end"] == two["heal_loss_end"]
+
+
+def test_variants_share_what_they_can(tiny_experiment, tmp_path):
+    experiment = parse_experiment(tiny_experiment)
+    for point in ({"heal.method": "none"}, {"heal.steps": 1}, {"prune.method": "bi", "heal.method": "none"}):
+        run_trial(experiment.trial(point), tmp_path / "runs")
+    stages = computed(tmp_path / "runs")
+    assert stages.count("collect") == 1  # angular and bi share one calibration pass
+    assert stages.count("prune") == 2  # one pruned model serves both its healing variants
+
+
+def test_dense_trial_prunes_and_heals_nothing(trial, tmp_path):
+    result = run_trial(trial.dense(), tmp_path / "runs")
+    assert computed(tmp_path / "runs") == ["accuracy", "energy"]
+    assert result.metrics["energy_ratio"] == 1.0
+    assert result.metrics["layers_removed"] == "[]"
+
+
+def test_energy_of_another_machine_is_not_reused(trial, tmp_path, monkeypatch):
+    import greenprune.energy
+
+    dense = trial.dense()
+    run_trial(dense, tmp_path / "runs")
+    facts = greenprune.energy.machine_identity()[1]
+    monkeypatch.setattr(greenprune.energy, "machine_identity", lambda: ("another", facts))
+    result = run_trial(dense, tmp_path / "runs")
+    assert computed(tmp_path / "runs") == ["accuracy", "energy", "energy"]
+    assert result.metrics["machine"] == "another"
+
+
+def test_a_trial_folder_reproduces_its_row(trial, tmp_path):
+    result = run_trial(trial, tmp_path / "runs")
+    folder = write_trial(tmp_path / "runs" / "x", result, Storage(tmp_path / "runs"))
+    again = parse_experiment(yaml.safe_load((folder / "config.yaml").read_text())).trial()
+    assert again == trial
+    assert read_results(tmp_path / "runs" / "x")[0].metrics == result.metrics
+    with (folder / "emissions.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 4  # two windows of each phase; no tasks
+    assert all(float(row["energy_consumed"]) > 0 for row in rows)
+
+
+def test_a_failed_stage_keeps_the_finished_ones(tiny_experiment, tmp_path):
+    broken = copy.deepcopy(tiny_experiment)
+    broken["heal"]["dataset"] = str(tmp_path / "missing.jsonl")
+    with pytest.raises(AssetError, match="must exist"):
+        run_trial(parse_experiment(broken).trial(), tmp_path / "runs")
+    assert computed(tmp_path / "runs") == ["collect", "prune"]
+    run_trial(parse_experiment(tiny_experiment).trial(), tmp_path / "runs")
+    assert computed(tmp_path / "runs").count("collect") == 1
+
+
+def test_healed_checkpoint_is_an_ordinary_one(trial, tmp_path):
+    result = run_trial(trial, tmp_path / "runs")
+    heal = next(stage for stage in result.stages if stage["stage"] == "heal")
+    folder = tmp_path / "runs" / "_stages" / "heal" / heal["key"] / "checkpoint"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config.num_hidden_layers == 3
+    assert not any("lora" in name for name, _ in model.named_parameters())
+
+
+def test_runs_without_ray(tiny_experiment_file, tmp_path):
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        "from greenprune.config import load_experiment\nfrom greenprune.trial import run_trial\n"
+        f"print(run_trial(load_experiment({str(tiny_experiment_file)!r}).trial(), {str(tmp_path / 'runs')!r}).status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split()[-1:] == ["ok"], done.stderr
