@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 WORDS = tuple(
     "the cat sat on a mat and saw that green trees grow tall while rivers run to the sea under old stars".split()
 )
+
+
+@pytest.fixture(autouse=True)
+def threads(request):
+    """One thread for tiny models: two that share busy cores spin against each other, forty times slower."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(os.cpu_count() if request.node.get_closest_marker("real") else 1)
 
 
 def tiny_config(**changes):

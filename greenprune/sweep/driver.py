@@ -166,7 +166,6 @@ def _fit(experiment: Experiment, storage: Storage, folder: Path, resume: bool, q
     )
     if resume:
         tuner = tune.Tuner.restore(_tune_path(folder, storage), trainable, restart_errored=True, resume_unfinished=True)
-        tuner._local_tuner._run_config.callbacks = [live]  # not restored from the state: it draws on this terminal
     else:
         tuner = tune.Tuner(
             trainable,
