@@ -354,7 +354,15 @@ class StageResources(Section):
     gpu: float | None = Field(None, ge=0)
     memory_gb: float | None = Field(None, gt=0)
     custom: dict[str, float] = Field(default_factory=dict, description="custom Ray resources")
-    exclusive: Literal["none", "device", "node"] | None = None
+    exclusive: Literal["none", "device", "node"] | None = Field(
+        None, description="device: whole GPUs; node: all cores and GPUs of a node"
+    )
+
+    @model_validator(mode="after")
+    def _whole_devices(self) -> StageResources:
+        if self.exclusive == "device" and self.gpu is not None and (self.gpu < 1 or self.gpu != int(self.gpu)):
+            raise ValueError(f"exclusive: device needs whole GPUs, got gpu: {self.gpu}; set gpu to 1 or more")
+        return self
 
 
 class ResourcesConfig(Section):

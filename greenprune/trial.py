@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from greenprune import assets
-from greenprune.config import ModelConfig, NoHealing, NoPruning, TrialConfig
+from greenprune.config import Experiment, ModelConfig, NoHealing, NoPruning, TrialConfig
 from greenprune.prune import METHODS
 from greenprune.results import TrialResult, write_result
 from greenprune.storage import Storage, write_atomically
@@ -173,7 +173,7 @@ def run_trial(
     Returns the metrics of README's table. Raises what a stage raised; finished stages stay.
     """
     started, began = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-    config = resolved(config)
+    config = resolved(config.trial() if isinstance(config, Experiment) else config)
     stages = Stages(storage if isinstance(storage, Storage) else Storage(storage), execute, watch)
     dense = Source(config.model, assets.fingerprint(config.model))
 
@@ -196,16 +196,21 @@ def run_trial(
 
 
 def resolved(config: TrialConfig) -> TrialConfig:
-    """The configuration with every 'auto' replaced by what it means here, so that a row can be reproduced."""
-    if config.benchmark.data != "auto":
-        return config
-    if not config.benchmark.tasks:
-        return config
-    from greenprune.benchmark.tasks import resolve_data
+    """The configuration with every 'auto' replaced by what it means here, so that a row can be reproduced.
 
-    return config.model_copy(
-        update={"benchmark": config.benchmark.model_copy(update={"data": resolve_data(config.benchmark.data)})}
-    )
+    Raises ConfigError for tasks or a country that their libraries don't know, before any stage runs.
+    """
+    benchmark = config.benchmark
+    if benchmark.energy and benchmark.energy.country:
+        from greenprune.energy.tracker import check_country
+
+        check_country(benchmark.energy.country)
+    if benchmark.tasks:
+        from greenprune.benchmark.tasks import check_tasks, resolve_data
+
+        benchmark = benchmark.model_copy(update={"data": resolve_data(benchmark.data)})
+        check_tasks(benchmark.tasks, benchmark.data)
+    return config.model_copy(update={"benchmark": benchmark})
 
 
 def _collect(stages: Stages, config: TrialConfig, dense: Source) -> Artifact | None:
@@ -281,6 +286,8 @@ def _metrics(
             "loss_end": "heal_loss_end",
         }
         metrics |= {column: history[name] for name, column in names.items()}
+        if history["energy_j"] is not None and history["machine"] == workload.get("machine", history["machine"]):
+            metrics["heal_energy_wh"] = history["energy_j"] / WH
     # The joules of tasks were read where the accuracy stage ran: they count only on the workload's machine.
     same_machine = not workload or scores["machine"] == workload["machine"]
     metrics |= _task_metrics(scores, with_energy=same_machine)

@@ -90,6 +90,10 @@ BAD = {
     "objective without energy": ("benchmark.energy=null", ["energy_j_per_token", "measured by nothing"]),
     "objective reversed": ("sweep.objectives={accuracy: min}", ["accuracy must be max", "got min"]),
     "objective typo": ("sweep.objectives={accuracy: maximum}", ["sweep.objectives.accuracy", "'maximum'"]),
+    "part of an exclusive device": (
+        "sweep.resources.energy={gpu: 0.5, exclusive: device}",
+        ["sweep.resources.energy", "whole GPUs", "set gpu to 1"],
+    ),
     "bad name": ("name=../elsewhere", ["name", "../elsewhere"]),
     "override syntax": ("prune.block_size", ["key=value", "prune.block_size=4"]),
     "override through a value": ("model.id.revision=x", ["model.id.revision", "to be a section"]),

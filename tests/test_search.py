@@ -134,6 +134,13 @@ def test_explicit_needs_win():
     assert need.options()["resources"] == {"energy_meter": 1}
 
 
+def test_an_exclusive_stage_takes_its_whole_node():
+    alone = experiment().sweep.resources.model_copy(
+        update={"energy": StageResources(cpu=2, custom={"energy_meter": 1}, exclusive="node")}
+    )
+    assert needs(alone, [CPU_NODE, GPU_NODE])["energy"] == Need(cpu=32.0, gpu=4.0, custom={"energy_meter": 1})
+
+
 def test_concurrency_is_that_of_the_scarcest_stage():
     resources = experiment().sweep.resources
     assert concurrency(needs(resources, [CPU_NODE]), [CPU_NODE]) == 2  # one computes, one gets ready

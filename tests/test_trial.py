@@ -12,7 +12,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from greenprune.config import parse_experiment
-from greenprune.errors import AssetError
+from greenprune.errors import AssetError, GreenpruneError
 from greenprune.results import read_results
 from greenprune.storage import Storage
 from greenprune.store import Store
@@ -95,6 +95,20 @@ def test_a_trial_folder_reproduces_its_row(trial, tmp_path):
         rows = list(csv.DictReader(stream))
     assert len(rows) == 4  # two windows of each phase; no tasks
     assert all(float(row["energy_consumed"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("benchmark.energy.country=ZZZ", "country must be .* got 'ZZZ'"),
+        ("benchmark={tasks: [pika], data: assets}", "a task must be one of .* got 'pika'"),
+    ],
+)
+def test_unknown_country_and_task_are_refused_before_any_stage(tiny_experiment, tmp_path, override, message):
+    del tiny_experiment["sweep"]
+    with pytest.raises(GreenpruneError, match=message):
+        run_trial(parse_experiment(tiny_experiment, [override]), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_failed_stage_keeps_the_finished_ones(tiny_experiment, tmp_path):

