@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from greenprune.errors import GreenpruneError
+from greenprune.logs import logging_to
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +22,6 @@ app = typer.Typer(
     help="Find the ways of pruning a language model that nothing else beats on both accuracy and energy.",
 )
 console = Console(width=None if sys.stdout.isatty() else 180)  # a log file has no width to fit
-log = logging.getLogger("greenprune")
 
 DEMO = Path(__file__).parent.parent / "experiments" / "demo.yaml"  # of a checkout
 ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", show_default=False)]
@@ -38,19 +36,6 @@ def main() -> None:
     except GreenpruneError as problem:
         print(f"error: {problem}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-@contextmanager
-def _progress_lines() -> Iterator[None]:
-    """greenprune's log on the terminal while a trial runs in this process."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
 
 
 @app.command()
@@ -75,7 +60,7 @@ def trial(
 
     loaded = load_experiment(experiment, overrides or [])
     place = Storage(storage or (loaded.sweep.storage if loaded.sweep else "runs"))
-    with _progress_lines():
+    with logging_to(logging.StreamHandler()):
         result = run_trial(loaded.trial(), place)
     folder = place.local / f"{loaded.name}-trials"
     path = write_trial(folder, result, place)
@@ -101,7 +86,7 @@ def sweep(
 def _sweep(experiment: Any, address: str | None, resume: bool) -> None:
     from greenprune.sweep.driver import run_sweep
 
-    with _progress_lines():
+    with logging_to(logging.StreamHandler()):
         run = run_sweep(experiment, address=address, resume=resume)
     ok = run.trials[run.trials["status"] == "ok"] if len(run.trials) else run.trials
     if len(ok):

@@ -34,6 +34,7 @@ from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 from greenprune import assets
 from greenprune.config import Experiment, TrialConfig, parse_experiment
 from greenprune.errors import ConfigError, SweepError
+from greenprune.logs import logging_to
 from greenprune.results import TrialResult, load_trials, read_results, write_result
 from greenprune.storage import Storage, write_atomically
 from greenprune.store import Artifact
@@ -264,23 +265,9 @@ def _perform_on_node(requests: list[Request], storage_uri: str, threads: int, lo
         os.environ["OMP_NUM_THREADS"] = str(threads)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(threads)
-    with logging_to(log_path):
+    Path(log_path).parent.mkdir(parents=True, exist_ok=True)  # an object store's mirror on this node may lack it
+    with logging_to(logging.FileHandler(log_path), "%(asctime)s %(levelname)s %(message)s"):
         return perform_all(requests, storage_uri)
-
-
-@contextmanager
-def logging_to(path: str) -> Iterator[None]:
-    """greenprune's log lines also go to this file while inside."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
 
 
 def environment() -> dict[str, Any]:

@@ -1,0 +1,86 @@
+"""What a trial and a sweep are made of, and every reason to refuse one before a model is loaded.
+
+An experiment file is YAML: the sections of one trial, and optionally `sweep`, whose `space` varies them.
+Precedence is said once: defaults < file < overrides (`prune.block_size=4` on the command line, or the
+sampled point of a sweep: both are the same dotted paths).
+
+A section whose variants are told apart by `method` keeps, when an override changes the method, only those
+fields of the file that the new method has; so a sweep may vary the method of a fully written base trial.
+
+trial.py and sweep.py hold the sections, overrides.py the dotted keys, refusals.py the wording of errors,
+experiment.py the file.
+"""
+
+from greenprune.config.experiment import (
+    Experiment,
+    json_schema,
+    load_experiment,
+    parse_experiment,
+    read_yaml,
+)
+from greenprune.config.overrides import (
+    apply_overrides,
+    flat,
+    known_keys,
+)
+from greenprune.config.sweep import (
+    Dimension,
+    ResourcesConfig,
+    StageResources,
+    SweepConfig,
+    holds,
+    in_order,
+    measured_metrics,
+    points,
+)
+from greenprune.config.trial import (
+    PRUNE_VARIANTS,
+    TEXT_SUFFIXES,
+    BenchmarkConfig,
+    CalibrationConfig,
+    DepthPruning,
+    EnergyConfig,
+    HealConfig,
+    LoraHealing,
+    ModelConfig,
+    NoHealing,
+    NoPruning,
+    PruneConfig,
+    TrialConfig,
+    perplexity_name,
+    split_length,
+)
+
+__all__ = [
+    "PRUNE_VARIANTS",
+    "TEXT_SUFFIXES",
+    "BenchmarkConfig",
+    "CalibrationConfig",
+    "DepthPruning",
+    "Dimension",
+    "EnergyConfig",
+    "Experiment",
+    "HealConfig",
+    "LoraHealing",
+    "ModelConfig",
+    "NoHealing",
+    "NoPruning",
+    "PruneConfig",
+    "ResourcesConfig",
+    "StageResources",
+    "SweepConfig",
+    "TrialConfig",
+    "apply_overrides",
+    "flat",
+    "holds",
+    "in_order",
+    "json_schema",
+    "known_keys",
+    "load_experiment",
+    "measured_metrics",
+    "parse_experiment",
+    "perplexity_name",
+    "points",
+    "read_yaml",
+    "split_length",
+]

@@ -1,0 +1,132 @@
+"""An experiment file: a trial, a name, and optionally a sweep over it; and every reason to refuse it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from greenprune.config.overrides import apply_overrides, flat, known_keys, split_override
+from greenprune.config.refusals import validated
+from greenprune.config.sweep import MAXIMISED, SweepConfig, in_order, measured_metrics, points
+from greenprune.config.trial import TrialConfig
+from greenprune.errors import ConfigError, nearest
+
+MAX_CHECKED_POINTS = 5000
+
+
+class Experiment(TrialConfig):
+    """One experiment file: a trial, a name, and optionally a sweep over it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    sweep: SweepConfig | None = None
+
+    def trial(self, overrides: Mapping[str, Any] | None = None) -> TrialConfig:
+        """The trial of this experiment, at one point of the sweep's space if `overrides` gives one."""
+        base = self.model_dump(mode="json", exclude={"name", "sweep"})
+        return validated(TrialConfig, apply_overrides(base, overrides or {}), source=f"experiment {self.name}")
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read, override and validate an experiment file. Raises ConfigError with key, rule, got and remedy."""
+    path = Path(path)
+    return parse_experiment(read_yaml(path), overrides, source=str(path), default_name=path.stem)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: an experiment file must exist, got no such file; check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as problem:
+        raise ConfigError(f"{path}: must be readable YAML; {problem}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must be a mapping of sections, got {type(data).__name__}; see experiments/")
+    return data
+
+
+def parse_experiment(
+    data: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    source: str = "config",
+    default_name: str = "trial",
+) -> Experiment:
+    """Validate an experiment given as a mapping; `overrides` are `key=value` strings with YAML values."""
+    merged = apply_overrides(dict(data), dict(map(split_override, overrides)))
+    merged.setdefault("name", default_name)
+    experiment = validated(Experiment, merged, source)
+    try:
+        if experiment.sweep:
+            _check_space(experiment)
+            _check_objectives(experiment)
+        _check_layers(experiment)
+    except ConfigError as problem:
+        raise ConfigError(f"{source}: {problem}") from None
+    return experiment
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of an experiment file, for editors (`greenprune schema`)."""
+    schema = Experiment.model_json_schema(by_alias=True)
+    schema["required"] = [name for name in schema["required"] if name != "name"]  # defaults to the file's stem
+    return schema
+
+
+def _check_space(experiment: Experiment) -> None:
+    """Unknown keys and conditions, then every point of a grid or every corner of a search."""
+    assert experiment.sweep is not None, "only a sweep has a space"
+    space, known = experiment.sweep.space, known_keys()
+    fixed = flat(experiment.model_dump(mode="json", exclude={"name", "sweep"}))
+    for key, dimension in space.items():
+        if key not in known:
+            raise ConfigError(f"sweep.space.{key} is not a known key of a trial; {nearest(key, known)}")
+        for condition, values in dimension.when.items():
+            where = f"sweep.space.{key}.when.{condition}"
+            if condition not in known:
+                raise ConfigError(f"{where} is not a known key of a trial; {nearest(condition, known)}")
+            if condition == key:
+                raise ConfigError(f"{where} makes {key} depend on itself; name another key")
+            possible = space[condition].grid() if condition in space else [fixed.get(condition)]
+            if possible is not None and not any(value in possible for value in values):
+                raise ConfigError(f"{where} never holds: {condition} is one of {possible}, got {values}; mend either")
+    in_order(space)
+    corners = points(experiment.sweep, fixed, ends_only=experiment.sweep.search != "grid")
+    for point in itertools.islice(corners, MAX_CHECKED_POINTS):
+        try:
+            _check_layers(experiment.trial(point))
+        except ConfigError as problem:
+            raise ConfigError(f"sweep.space allows {point}, which is refused: {problem}") from None
+
+
+def _check_objectives(experiment: Experiment) -> None:
+    assert experiment.sweep is not None, "only a sweep has objectives"
+    measured = measured_metrics(experiment.benchmark)
+    for name, direction in experiment.sweep.objectives.items():
+        if name not in measured:
+            raise ConfigError(
+                f"sweep.objectives.{name} is measured by nothing in benchmark; add the task, text or energy "
+                f"workload that gives it; {nearest(name, measured)}"
+            )
+        good = "max" if name in MAXIMISED or name.endswith("_acc") else "min"
+        if direction != good:
+            raise ConfigError(f"sweep.objectives.{name} must be {good}, got {direction}: a better model has it so")
+
+
+def _check_layers(trial: TrialConfig) -> None:
+    """Refuse to remove more layers than the model has, where that can be known without loading it."""
+    from greenprune.assets import model_facts  # assets are described by configs: imported here, not in a circle
+
+    removed = trial.prune.layers_removed()
+    if not removed or (layers := model_facts(trial.model).get("num_hidden_layers")) is None:
+        return
+    most = min(layers - 1, layers - trial.prune.layers_protected())
+    if removed > most:
+        raise ConfigError(
+            f"prune.block_size must be at most {most} for {trial.model.id} ({layers} layers, "
+            f"{trial.prune.layers_protected()} of them skipped), got {removed}; "
+            "lower prune.block_size, prune.skip_first or prune.skip_last"
+        )

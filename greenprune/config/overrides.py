@@ -1,0 +1,95 @@
+"""Dotted keys: the command line's overrides and the points of a search space are the same thing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel
+
+from greenprune.config.trial import HEAL_VARIANTS, PRUNE_VARIANTS, Section, TrialConfig
+from greenprune.errors import ConfigError
+
+VARIANTS: dict[str, Mapping[str, type[Section]]] = {"prune": PRUNE_VARIANTS, "heal": HEAL_VARIANTS}
+SPACE = "sweep.space."
+
+
+def split_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"an override must be key=value, got {text!r}; e.g. prune.block_size=4")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"the value of override {key} must be YAML, got {value!r}") from None
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `data` with dotted keys set, `method` keys first (see the module's docstring)."""
+    merged = copy.deepcopy(dict(data))
+    for key, value in sorted(overrides.items(), key=lambda item: not item[0].endswith(".method")):
+        *parents, leaf = _steps(key)
+        section = merged
+        for parent in parents:
+            child = section.get(parent)
+            if child is None:
+                child = section[parent] = {}
+            if not isinstance(child, dict):
+                raise ConfigError(f"override {key} needs {parent} to be a section, got {child!r}; check the key")
+            section = child
+        if leaf == "method" and section.get("method") != value:
+            kept = _fields_of_variant(parents, value)
+            for name in [name for name in section if kept is not None and name not in kept]:
+                del section[name]
+        section[leaf] = value
+    return merged
+
+
+def _steps(key: str) -> list[str]:
+    """A dotted key's steps; the keys of a search space are dotted themselves and stay whole."""
+    if not key.startswith(SPACE):
+        return key.split(".")
+    rest = key.removeprefix(SPACE)
+    names = [name for name in known_keys() if rest == name or rest.startswith(f"{name}.")]
+    name = max(names, key=len, default=rest)
+    inside = rest.removeprefix(name).removeprefix(".")
+    return ["sweep", "space", name, *(inside.split(".", 1) if inside else [])]
+
+
+def _fields_of_variant(section: Sequence[str], method: Any) -> set[str] | None:
+    variant = VARIANTS.get(".".join(section), {}).get(method)
+    return set(variant.model_fields) if variant else None
+
+
+def known_keys(model: type[BaseModel] = TrialConfig, prefix: str = "") -> set[str]:
+    """Every dotted key of a trial, over all variants of each section."""
+    keys: set[str] = set()
+    for name, field in model.model_fields.items():
+        keys.add(prefix + name)
+        for part in models_in(field.annotation):
+            keys |= known_keys(part, f"{prefix}{name}.")
+    return keys
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    parts = [annotation, *_flatten(annotation)]
+    return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+def _flatten(annotation: Any) -> Iterator[Any]:
+    for part in get_args(annotation):
+        yield part
+        yield from _flatten(part)
+
+
+def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result

@@ -1,0 +1,172 @@
+"""The sweep section: its space, objectives and resources; and walking through the space."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from greenprune.config.trial import BenchmarkConfig, Int, Section, perplexity_name
+from greenprune.errors import ConfigError
+
+MAXIMISED = {"accuracy", "prefill_tokens_per_s", "decode_tokens_per_s"}
+WORKLOAD_METRICS = {
+    "prefill_latency_s",
+    "decode_latency_s",
+    "prefill_tokens_per_s",
+    "decode_tokens_per_s",
+    "peak_memory_bytes",
+    "energy_j_per_token",
+    "energy_j_per_prefill_token",
+    "energy_j_per_decode_token",
+    "energy_wh_per_1k_requests",
+    "energy_ratio",
+    "average_power_w",
+}
+MODEL_METRICS = {"parameters", "checkpoint_bytes"}
+
+
+def measured_metrics(benchmark: BenchmarkConfig) -> set[str]:
+    """The names of the objectives that a trial with this benchmark gives a number for."""
+    names = set(MODEL_METRICS)
+    if benchmark.tasks:
+        names |= {"accuracy", "energy_wh_tasks"} | {f"{task}_acc" for task in benchmark.tasks}
+    names |= set(map(perplexity_name, benchmark.perplexity))
+    if benchmark.energy:
+        names |= WORKLOAD_METRICS
+        if benchmark.energy.country:
+            names.add("co2e_g_per_1k_requests")
+    return names
+
+
+class Dimension(Section):
+    """One axis of a search space: `{choice: […]}`, `{int: [low, high]}` or `{float: [low, high]}`."""
+
+    choice: list[Any] | None = Field(None, min_length=1)
+    int_: tuple[Int, Int] | None = Field(None, alias="int")
+    float_: tuple[float, float] | None = Field(None, alias="float")
+    step: float | None = Field(None, gt=0)
+    log: bool = False
+    when: dict[str, list[Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Dimension:
+        kinds = [k for k, v in (("choice", self.choice), ("int", self.int_), ("float", self.float_)) if v]
+        if len(kinds) != 1:
+            raise ValueError(f"gives exactly one of choice, int, float; got {', '.join(kinds) or 'none'}")
+        bounds = self.int_ or self.float_
+        if bounds and bounds[0] > bounds[1]:
+            raise ValueError(f"bounds must be [low, high] with low <= high, got {list(bounds)}")
+        if self.log and (not bounds or bounds[0] <= 0):
+            raise ValueError("log needs int or float bounds above 0; remove log or raise the lower bound")
+        if self.log and self.step:
+            raise ValueError("log and step exclude each other; remove one")
+        if self.step and self.choice:
+            raise ValueError("step belongs to int and float, not to choice; remove it")
+        if self.int_ and self.step and self.step != int(self.step):
+            raise ValueError(f"step of an int dimension must be a whole number, got {self.step}")
+        return self
+
+    def grid(self) -> list[Any] | None:
+        """All values, or None where they can't be listed (float without a step)."""
+        if self.choice is not None:
+            return list(self.choice)
+        if self.int_:
+            return list(range(self.int_[0], self.int_[1] + 1, int(self.step or 1)))
+        if self.float_ and self.step:
+            count = math.floor((self.float_[1] - self.float_[0]) / self.step + 1e-9) + 1
+            return [round(self.float_[0] + i * self.step, 12) for i in range(count)]
+        return None
+
+    def ends(self) -> list[Any]:
+        """The values at which a configuration is checked before a search begins."""
+        return self.choice if self.choice is not None else sorted(set(self.int_ or self.float_ or ()))
+
+
+class StageResources(Section):
+    """What one stage asks of the cluster; null takes a default derived from the nodes."""
+
+    cpu: float | None = Field(None, ge=0)
+    gpu: float | None = Field(None, ge=0)
+    memory_gb: float | None = Field(None, gt=0)
+    custom: dict[str, float] = Field(default_factory=dict, description="custom Ray resources")
+    exclusive: Literal["none", "device", "node"] | None = Field(
+        None, description="device: whole GPUs; node: all cores and GPUs of a node"
+    )
+
+    @model_validator(mode="after")
+    def _whole_devices(self) -> StageResources:
+        if self.exclusive == "device" and self.gpu is not None and (self.gpu < 1 or self.gpu != int(self.gpu)):
+            raise ValueError(f"exclusive: device needs whole GPUs, got gpu: {self.gpu}; set gpu to 1 or more")
+        return self
+
+
+class ResourcesConfig(Section):
+    collect: StageResources = StageResources()
+    prune: StageResources = StageResources()
+    heal: StageResources = StageResources()
+    accuracy: StageResources = StageResources()
+    energy: StageResources = StageResources()
+
+
+class SweepConfig(Section):
+    search: Literal["grid", "random", "tpe", "nsga2", "gp"] = "grid"
+    num_trials: Int | None = Field(None, ge=1, description="for every search but grid")
+    seed: Int = 0
+    space: dict[str, Dimension] = Field(min_length=1)
+    objectives: dict[str, Literal["max", "min"]] = Field({"accuracy": "max", "energy_j_per_token": "min"}, min_length=1)
+    resources: ResourcesConfig = ResourcesConfig()
+    max_concurrent: Int | None = Field(None, ge=1)
+    stage_retries: Int = Field(1, ge=0, description="times a stage whose worker process died is run again")
+    storage: str = "runs"
+
+    @model_validator(mode="after")
+    def _search_fits_space(self) -> SweepConfig:
+        if self.search == "grid":
+            if self.num_trials is not None:
+                raise ValueError("num_trials belongs to random, tpe, nsga2 and gp; a grid runs every point: remove it")
+            endless = [key for key, dimension in self.space.items() if dimension.grid() is None]
+            if endless:
+                raise ValueError(
+                    f"grid can't list the values of {', '.join(endless)}; give choice, or a step, or another search"
+                )
+        elif self.num_trials is None:
+            raise ValueError(f"search {self.search} needs num_trials; add e.g. num_trials: 32")
+        return self
+
+
+def in_order(space: Mapping[str, Dimension]) -> list[str]:
+    """Keys of a space so that every key comes after those its `when` names. ConfigError on a circle."""
+    ordered: list[str] = []
+    while len(ordered) < len(space):
+        ready = [k for k in space if k not in ordered and all(c in ordered or c not in space for c in space[k].when)]
+        if not ready:
+            circle = ", ".join(k for k in space if k not in ordered)
+            raise ConfigError(f"sweep.space has conditions that wait for each other: {circle}; break the circle")
+        ordered += ready
+    return ordered
+
+
+def holds(dimension: Dimension, point: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+    """Whether a dimension's `when` is met by the point chosen so far (`base`: the trial's fixed values)."""
+    return all(point.get(key, base.get(key)) in values for key, values in dimension.when.items())
+
+
+def points(sweep: SweepConfig, base: Mapping[str, Any], ends_only: bool = False) -> Iterator[dict[str, Any]]:
+    """Every point of the space, conditions respected; with `ends_only` the bounds instead of all values."""
+    order = in_order(sweep.space)
+
+    def extend(point: dict[str, Any], rest: Sequence[str]) -> Iterator[dict[str, Any]]:
+        if not rest:
+            yield point
+            return
+        key, dimension = rest[0], sweep.space[rest[0]]
+        if not holds(dimension, point, base):
+            yield from extend(point, rest[1:])
+            return
+        for value in dimension.ends() if ends_only else dimension.grid() or []:
+            yield from extend({**point, key: value}, rest[1:])
+
+    yield from extend({}, order)
