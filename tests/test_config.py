@@ -188,6 +188,14 @@ def test_trial_round_trips_through_yaml():
     assert again == trial
 
 
+def test_experiment_round_trips_with_its_nulls():
+    objectives = "sweep.objectives={accuracy: max, parameters: min}"
+    experiment = parse_experiment(BASE, ["benchmark.energy=null", objectives])
+    again = parse_experiment(yaml.safe_load(yaml.safe_dump(experiment.to_dict())))
+    assert again == experiment
+    assert again.benchmark.energy is None
+
+
 def test_prune_config_gives_the_variant():
     config = PruneConfig(method="bi", block_size=2)
     assert isinstance(config, PruneConfig)

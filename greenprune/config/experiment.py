@@ -25,6 +25,13 @@ class Experiment(TrialConfig):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     sweep: SweepConfig | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """What an experiment file would hold; `parse_experiment` gives this experiment back."""
+        data = self.model_dump(mode="json", exclude={"sweep"})  # nulls stay: `energy: null` isn't the default
+        if self.sweep:
+            data["sweep"] = self.sweep.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return data
+
     def trial(self, overrides: Mapping[str, Any] | None = None) -> TrialConfig:
         """The trial of this experiment, at one point of the sweep's space if `overrides` gives one."""
         base = self.model_dump(mode="json", exclude={"name", "sweep"})

@@ -92,8 +92,7 @@ def _with_facts(experiment: Experiment) -> Experiment:
     """The experiment with 'auto' resolved, checked once more against the model's own config."""
     assets.model_facts(experiment.model, online=True)
     benchmark = resolved(experiment.trial()).benchmark
-    data = experiment.model_dump(mode="json", by_alias=True, exclude_none=True)
-    data["benchmark"] = benchmark.model_dump(mode="json")
+    data = experiment.to_dict() | {"benchmark": benchmark.model_dump(mode="json")}
     return parse_experiment(data, source=f"experiment {experiment.name}")
 
 
@@ -112,7 +111,7 @@ def _only_driver(folder: Path) -> Iterator[None]:
 
 def _prepare(folder: Path, storage: Storage, experiment: Experiment, resume: bool) -> None:
     """The run folder with this configuration in it; refuses to mix two configurations in one run."""
-    text = yaml.safe_dump(experiment.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
+    text = yaml.safe_dump(experiment.to_dict(), sort_keys=False)
     path = folder / "config.yaml"
     storage.pull(f"{folder.name}/config.yaml")
     if path.exists() and path.read_text() != text:
