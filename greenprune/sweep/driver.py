@@ -32,7 +32,7 @@ from ray import tune
 from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 
 from greenprune import assets
-from greenprune.config import Experiment, TrialConfig, parse_experiment
+from greenprune.config import Experiment, TrialConfig, parse_experiment, read_yaml
 from greenprune.errors import ConfigError, SweepError
 from greenprune.logs import logging_to
 from greenprune.results import TrialResult, load_trials, read_results, write_result
@@ -111,10 +111,9 @@ def _only_driver(folder: Path) -> Iterator[None]:
 
 def _prepare(folder: Path, storage: Storage, experiment: Experiment, resume: bool) -> None:
     """The run folder with this configuration in it; refuses to mix two configurations in one run."""
-    text = yaml.safe_dump(experiment.to_dict(), sort_keys=False)
     path = folder / "config.yaml"
     storage.pull(f"{folder.name}/config.yaml")
-    if path.exists() and path.read_text() != text:
+    if path.exists() and parse_experiment(read_yaml(path), source=str(path)) != experiment:
         raise SweepError(
             f"the run {folder} holds trials of another configuration (see its config.yaml), got a changed one; "
             "give this sweep another name=…, or remove the folder"
@@ -124,7 +123,7 @@ def _prepare(folder: Path, storage: Storage, experiment: Experiment, resume: boo
     if not resume:
         for stale in ("tune", "trials"):
             shutil.rmtree(folder / stale, ignore_errors=True)
-    write_atomically(path, text)
+    write_atomically(path, yaml.safe_dump(experiment.to_dict(), sort_keys=False))
     storage.push(f"{folder.name}/config.yaml")
 
 
