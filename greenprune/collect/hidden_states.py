@@ -97,6 +97,7 @@ class HiddenStatePass:
         self.distance_sums = torch.zeros(layers + 1, layers + 1, dtype=torch.float64)
         self.cosine_sums = torch.zeros(layers, dtype=torch.float64)
         self.counts = torch.zeros(2, dtype=torch.float64)  # samples, tokens
+        self.last_states = torch.empty(layers + 1, 0, 0)  # [L+1, batch, d], of the batch being seen
 
     @torch.inference_mode()
     def run(
@@ -127,7 +128,6 @@ class HiddenStatePass:
             self.valid = self.valid & counted[:, None]
         self.all_valid = mask is None and counted is None
         self.last = last_positions(self.valid)
-        self.last_states: list[Tensor] = []
         self.previous: tuple[Tensor, Tensor] | None = None
         inputs: dict[str, Any] = {"input_ids": tokens, "use_cache": False}
         if mask is not None:
@@ -138,14 +138,19 @@ class HiddenStatePass:
         rows = self.valid.any(dim=1)
         self.counts += torch.tensor([rows.sum().item(), self.valid.sum().item()], dtype=torch.float64)
         if "angular" in self.want:
-            distances = angular_distances(torch.stack(self.last_states)[:, rows])
+            distances = angular_distances(self.last_states[:, : len(tokens)][:, rows])
             self.distance_sums += distances.sum(dim=-1).cpu()
-        self.previous, self.last_states = None, []
+        self.previous = None
 
     def _see(self, index: int, hidden: Tensor) -> None:
         if "angular" in self.want:
             rows = torch.arange(len(hidden), device=hidden.device)
-            self.last_states.append(hidden[rows, self.last].float())
+            if index == 0 and len(hidden) > self.last_states.shape[1]:
+                # One buffer for the whole pass: small tensors kept among large freed ones would fragment the heap.
+                self.last_states = hidden.new_empty(
+                    len(self.decoder) + 1, len(hidden), hidden.shape[-1], dtype=torch.float32
+                )
+            self.last_states[index, : len(hidden)] = hidden[rows, self.last]
         if "bi" in self.want:
             hidden = hidden.float()
             norm = torch.linalg.vector_norm(hidden, dim=-1)
