@@ -74,7 +74,9 @@ def trial(
 def sweep(
     experiment: ExperimentFile,
     overrides: Overrides = None,
-    address: Annotated[str | None, typer.Option(help="a Ray cluster: auto, or ray://host:10001")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="a Ray cluster: auto, host:6379, or ray://host:10001 (needs ray[client])")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with an interrupted run")] = False,
 ) -> None:
     """Run every trial of a sweep on Ray; failed trials become rows."""
