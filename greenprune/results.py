@@ -177,15 +177,23 @@ def write_result(run_dir: Path, result: TrialResult) -> Path:
 
 def read_results(run_dir: Path) -> list[TrialResult]:
     """All `trials/*/result.json` of a run, by number. Raises ConfigError for a file that isn't a result."""
-    results = []
-    for path in Path(run_dir).glob("trials/*/result.json"):
-        try:
-            results.append(TrialResult.from_json(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as problem:
-            raise ConfigError(
-                f"{path}: must be a trial's result, got {problem}; delete the file and run the trial again"
-            ) from None
+    results = [_read(path) for path in Path(run_dir).glob("trials/*/result.json")]
     return sorted(results, key=lambda result: (result.number, result.trial_id))
+
+
+def read_result(run_dir: Path, trial_id: str) -> TrialResult | None:
+    """One trial's result; None where it has none yet. Raises ConfigError for a file that isn't a result."""
+    path = Path(run_dir) / "trials" / trial_id / "result.json"
+    return _read(path) if path.exists() else None
+
+
+def _read(path: Path) -> TrialResult:
+    try:
+        return TrialResult.from_json(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError) as problem:
+        raise ConfigError(
+            f"{path}: must be a trial's result, got {problem}; delete the file and run the trial again"
+        ) from None
 
 
 # ---------------------------------------------------------------------------------------- a table of trials

@@ -21,7 +21,7 @@ from rich.text import Text
 from greenprune.config import Experiment
 from greenprune.pareto import pareto_front
 from greenprune.report import label
-from greenprune.results import TrialResult, load_trials, read_results, write_result, write_trials
+from greenprune.results import TrialResult, load_trials, read_result, read_results, write_result, write_trials
 from greenprune.storage import Storage, write_atomically
 
 log = logging.getLogger("greenprune")
@@ -120,7 +120,7 @@ class Live:
         """Write the trial's row, its driver's or, where that died, one that says so."""
         self.running.pop(trial.trial_id, None)
         ours = trial.config["trial_id"]
-        result = next((r for r in read_results(self.folder) if r.trial_id == ours), None)
+        result = read_result(self.folder, ours)
         if result is None:  # its driver died before it could write
             error = "the trial's driver process died before it could report"
             began = getattr(trial, "start_time", None) or time.time()
