@@ -20,7 +20,6 @@ from typing import Any
 
 from greenprune import assets
 from greenprune.config import Experiment, ModelConfig, NoHealing, NoPruning, TrialConfig
-from greenprune.prune import METHODS
 from greenprune.results import TrialResult, write_result
 from greenprune.storage import Storage, write_atomically
 from greenprune.store import Artifact, StageCall, Store, clear
@@ -47,7 +46,7 @@ class Stage:
 
 STAGES = {
     "collect": Stage("greenprune.collect:collect_stage", 1),
-    "prune": Stage("greenprune.prune:prune_stage", 1),
+    "prune": Stage("greenprune.prune:prune_stage", 2),
     "heal": Stage("greenprune.heal:heal_stage", 1, resumes=True),
     "accuracy": Stage("greenprune.benchmark:accuracy_stage", 1),
     "energy": Stage("greenprune.benchmark:energy_stage", 1, machine_bound=True),
@@ -214,7 +213,7 @@ def resolved(config: TrialConfig) -> TrialConfig:
 
 
 def _collect(stages: Stages, config: TrialConfig, dense: Source) -> Artifact | None:
-    want = METHODS[config.prune.method].statistics
+    want = config.prune.statistics()
     if not want:
         return None
     scratch = f"{stages.store.storage.uri}/_workers"
@@ -227,7 +226,8 @@ def _prune(stages: Stages, config: TrialConfig, dense: Source, statistics: Artif
     if isinstance(config.prune, NoPruning):
         return dense
     inputs = {"checkpoint": dense, "statistics": statistics}
-    return stages.run(Request("prune", config.prune, inputs, options=_loading(config)))
+    facts = {"calibration": config.calibration.model_dump(mode="json")} if config.prune.needs_tokens() else {}
+    return stages.run(Request("prune", config.prune, inputs, facts, _loading(config)))
 
 
 def _heal(stages: Stages, config: TrialConfig, pruned: Source | Artifact) -> Source | Artifact:

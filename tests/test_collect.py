@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from greenprune.collect import Statistics, collect
-from greenprune.collect.hidden_states import angular_distances, block_table, last_positions
+from greenprune.collect.forward import last_positions
+from greenprune.collect.hidden_states import angular_distances, block_table
 from greenprune.errors import ConfigError
 
 BOTH = {"angular", "bi"}

@@ -199,7 +199,7 @@ def test_experiment_round_trips_with_its_nulls():
 def test_prune_config_gives_the_variant():
     config = PruneConfig(method="bi", block_size=2)
     assert isinstance(config, PruneConfig)
-    assert config.layers_removed() == 2
+    assert config.block_size == 2
     with pytest.raises(ConfigError, match="did you mean 'angular'"):
         PruneConfig(method="angul", block_size=2)
     with pytest.raises(ValueError, match="block_size"):

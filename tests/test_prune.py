@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import subprocess
@@ -15,8 +16,9 @@ from greenprune import PruneConfig, collect, prune
 from greenprune.config import PRUNE_VARIANTS
 from greenprune.errors import ConfigError, ModelError
 from greenprune.models import Decoder, remove_layers
-from greenprune.prune import METHODS
+from greenprune.prune import METHODS, Removed
 from greenprune.prune.depth import angular_block, least_influential
+from greenprune.prune.sequence import composed
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4}
 SIZES |= {"intermediate_size": 48, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
@@ -102,6 +104,24 @@ def test_none_changes_nothing(tiny_model):
     report = prune(tiny_model, PruneConfig(method="none"))
     assert (report.ratio_reached, report.layers_removed) == (0.0, [])
     assert torch.equal(logits_of(tiny_model), before)
+
+
+def test_steps_are_composed_in_dense_indices(tiny_model):
+    steps = [{"method": "bi", "block_size": 1}, {"method": "angular", "block_size": 2}]
+    config = PruneConfig(method="sequence", steps=steps)
+    twice = copy.deepcopy(tiny_model)
+    first = prune(twice, PruneConfig(**steps[0]), calibration=TOKENS)
+    second = prune(twice, PruneConfig(**steps[1]), calibration=TOKENS)  # on statistics of the shorter model
+    report = prune(tiny_model, config, calibration=TOKENS)
+    left = [layer for layer in range(4) if layer not in first.layers_removed]
+    assert report.layers_removed == sorted(first.layers_removed + [left[i] for i in second.layers_removed])
+    assert torch.equal(logits_of(tiny_model), logits_of(twice))
+
+
+def test_composed_widths_by_hand():
+    first = Removed(layers_removed=[1], kept_heads={0: [1, 3], 2: [0, 1]})
+    then = Removed(layers_removed=[2], kept_heads={0: [1], 1: [0]}, kept_channels={0: [2, 4]})
+    assert composed(first, then, 4) == Removed([1, 3], {0: [3], 2: [0]}, {0: [2, 4]})
 
 
 def test_angular_block_by_hand():

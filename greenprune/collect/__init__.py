@@ -1,13 +1,15 @@
-"""The calibration pass: what the layers do to hidden states, streamed so that memory doesn't grow with samples.
+"""The calibration pass over the dense model, gathered in named tensors.
 
     stats = collect(model, tokens, want={"angular", "bi"})
 
 One pass gives every statistic of a group, and the artifact of that pass serves every method and every ratio
-that needs one of them. The maths is in hidden_states.py, the sharded pass in zero3.py.
+that needs one of them. STATISTICS names the groups; a group is a watcher of the forward pass (forward.py), or a
+pass of its own.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import time
@@ -24,16 +26,34 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-STATISTICS = {
-    "angular": "angular distance of the hidden states before and after every block of layers",
-    "bi": "block influence: how much every layer turns the hidden states",
-}
+    from greenprune.collect.forward import Watcher
+
 log = logging.getLogger("greenprune")
 
 
 @dataclass(frozen=True)
+class Statistic:
+    """`watcher`: class of a forward pass's watcher, made with the number of layers."""
+
+    summary: str
+    watcher: str
+
+
+STATISTICS: dict[str, Statistic] = {
+    "angular": Statistic(
+        "angular distance of the hidden states before and after every block of layers",
+        "greenprune.collect.hidden_states:AngularDistance",
+    ),
+    "bi": Statistic(
+        "block influence: how much every layer turns the hidden states",
+        "greenprune.collect.hidden_states:BlockInfluence",
+    ),
+}
+
+
+@dataclass(frozen=True)
 class Statistics:
-    """What a calibration pass saw. L is the number of decoder layers.
+    """What a calibration pass saw, as named tensors. L is the number of decoder layers.
 
     angular_distance: float64 [L, L], in units of pi; row n-1, column start: the block start..start+n-1;
         NaN where the block doesn't fit. (Gromov et al. 2024, equation 4.)
@@ -42,20 +62,27 @@ class Statistics:
     parameters_per_worker: elements that each ZeRO-3 worker held; None for an unsharded pass.
     """
 
-    angular_distance: torch.Tensor | None
-    block_influence: torch.Tensor | None
+    tensors: dict[str, torch.Tensor]
     num_samples: int
     num_tokens: int
     parameters_per_worker: list[int] | None = None
 
+    def __getitem__(self, name: str) -> torch.Tensor:
+        assert name in self.tensors, f"{name} is gathered when the method's entry asks for it, got {list(self.tensors)}"
+        return self.tensors[name]
+
+    @property
+    def angular_distance(self) -> torch.Tensor | None:
+        return self.tensors.get("angular_distance")
+
+    @property
+    def block_influence(self) -> torch.Tensor | None:
+        return self.tensors.get("block_influence")
+
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file
 
-        tensors = {"angular_distance": self.angular_distance, "block_influence": self.block_influence}
-        save_file(
-            {k: v.contiguous() for k, v in tensors.items() if v is not None},
-            folder / "statistics.safetensors",
-        )
+        save_file({k: v.contiguous() for k, v in self.tensors.items()}, folder / "statistics.safetensors")
         facts = {k: getattr(self, k) for k in ("num_samples", "num_tokens", "parameters_per_worker")}
         (folder / "statistics.json").write_text(json.dumps(facts))
 
@@ -63,15 +90,19 @@ class Statistics:
     def load(folder: Path) -> Statistics:
         from safetensors.torch import load_file
 
-        tensors = load_file(folder / "statistics.safetensors")
         facts = json.loads((folder / "statistics.json").read_text())
-        return Statistics(tensors.get("angular_distance"), tensors.get("block_influence"), **facts)
+        return Statistics(load_file(folder / "statistics.safetensors"), **facts)
 
 
-def check_wanted(want: Collection[str]) -> None:
-    for name in want:
+def watchers(want: Collection[str], layers: int) -> list[Watcher]:
+    """What looks on a forward pass to gather the wanted statistics. Raises ConfigError for an unknown name."""
+    made = []
+    for name in sorted(want):
         if name not in STATISTICS:
             raise ConfigError(f"a statistic must be known, got {name!r}; {nearest(name, STATISTICS)}")
+        module, _, watcher = STATISTICS[name].watcher.partition(":")
+        made.append(getattr(importlib.import_module(module), watcher)(layers))
+    return made
 
 
 def collect(
@@ -86,10 +117,11 @@ def collect(
     tokens: LongTensor [num_samples, seq_len]; attention_mask: the same shape, 1 for a real token, 0 for
     padding (left or right), which never counts. Raises ConfigError for an unknown statistic.
     """
-    from greenprune.collect.hidden_states import HiddenStatePass
+    from greenprune.collect.forward import ForwardPass
+    from greenprune.models.decoder import Decoder
 
-    check_wanted(want)
-    return HiddenStatePass(model, want).run(tokens, attention_mask, batch_size).statistics()
+    watched = ForwardPass(model, watchers(want, len(Decoder(model))))
+    return watched.run(tokens, attention_mask, batch_size).statistics()
 
 
 def collect_stage(

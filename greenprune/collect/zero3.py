@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from greenprune.assets import materialize
-from greenprune.collect import Statistics
+from greenprune.collect import Statistics, watchers
 from greenprune.config import CalibrationConfig, ModelConfig
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def collect_on_worker(inputs: dict[str, Any]) -> Statistics:
     from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
 
-    from greenprune.collect.hidden_states import HiddenStatePass
+    from greenprune.collect.forward import ForwardPass
     from greenprune.models.load import DTYPES
 
     source: ModelConfig = inputs["source"]
@@ -67,8 +67,12 @@ def collect_on_worker(inputs: dict[str, Any]) -> Statistics:
     rank, world = dist.get_rank(), dist.get_world_size()
     tokens = torch.from_numpy(inputs["tokens"])
     rows = torch.arange(rank, math.ceil(len(tokens) / world) * world, world)
-    watched = HiddenStatePass(engine.module, inputs["want"], forward=lambda **batch: engine(**batch, logits_to_keep=1))
-    watched.device = engine.device
+    watched = ForwardPass(
+        engine.module,
+        watchers(inputs["want"], engine.module.config.num_hidden_layers),
+        forward=lambda **batch: engine(**batch, logits_to_keep=1),
+        device=engine.device,
+    )
     watched.run(tokens[rows % len(tokens)], batch_size=inputs["batch_size"], counted=rows < len(tokens))
 
     sums = watched.sums().to(engine.device)

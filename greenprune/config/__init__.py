@@ -7,7 +7,7 @@ sampled point of a sweep: both are the same dotted paths).
 A section whose variants are told apart by `method` keeps, when an override changes the method, only those
 fields of the file that the new method has; so a sweep may vary the method of a fully written base trial.
 
-trial.py and sweep.py hold the sections, overrides.py the dotted keys, refusals.py the wording of errors,
+trial.py, methods.py and sweep.py hold the sections, overrides.py the dotted keys, refusals.py the wording of errors,
 experiment.py the file.
 """
 
@@ -17,6 +17,23 @@ from greenprune.config.experiment import (
     load_experiment,
     parse_experiment,
     read_yaml,
+)
+from greenprune.config.methods import (
+    METHODS,
+    PRUNE_VARIANTS,
+    DepthPruning,
+    FlapPruning,
+    LlmPrunerPruning,
+    MaskPruning,
+    Method,
+    MinitronWidthPruning,
+    NoPruning,
+    PruneConfig,
+    RatioPruning,
+    SequencePruning,
+    Shape,
+    SkippingPruning,
+    WidthPruning,
 )
 from greenprune.config.overrides import (
     apply_overrides,
@@ -34,24 +51,21 @@ from greenprune.config.sweep import (
     points,
 )
 from greenprune.config.trial import (
-    PRUNE_VARIANTS,
     TEXT_SUFFIXES,
     BenchmarkConfig,
     CalibrationConfig,
-    DepthPruning,
     EnergyConfig,
     HealConfig,
     LoraHealing,
     ModelConfig,
     NoHealing,
-    NoPruning,
-    PruneConfig,
     TrialConfig,
     perplexity_name,
     split_length,
 )
 
 __all__ = [
+    "METHODS",
     "PRUNE_VARIANTS",
     "TEXT_SUFFIXES",
     "BenchmarkConfig",
@@ -60,16 +74,26 @@ __all__ = [
     "Dimension",
     "EnergyConfig",
     "Experiment",
+    "FlapPruning",
     "HealConfig",
+    "LlmPrunerPruning",
     "LoraHealing",
+    "MaskPruning",
+    "Method",
+    "MinitronWidthPruning",
     "ModelConfig",
     "NoHealing",
     "NoPruning",
     "PruneConfig",
+    "RatioPruning",
     "ResourcesConfig",
+    "SequencePruning",
+    "Shape",
+    "SkippingPruning",
     "StageResources",
     "SweepConfig",
     "TrialConfig",
+    "WidthPruning",
     "apply_overrides",
     "flat",
     "holds",

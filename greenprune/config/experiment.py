@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import Field
 
+from greenprune.config.methods import Shape
 from greenprune.config.overrides import apply_overrides, flat, known_keys, split_override
 from greenprune.config.refusals import validated
 from greenprune.config.sweep import MAXIMISED, SweepConfig, in_order, measured_metrics, points
@@ -70,7 +71,7 @@ def parse_experiment(
         if experiment.sweep:
             _check_space(experiment)
             _check_objectives(experiment)
-        _check_layers(experiment)
+        _check_shape(experiment)
     except ConfigError as problem:
         raise ConfigError(f"{source}: {problem}") from None
     return experiment
@@ -104,7 +105,7 @@ def _check_space(experiment: Experiment) -> None:
     corners = points(experiment.sweep, fixed, ends_only=experiment.sweep.search != "grid")
     for point in itertools.islice(corners, MAX_CHECKED_POINTS):
         try:
-            _check_layers(experiment.trial(point))
+            _check_shape(experiment.trial(point))
         except ConfigError as problem:
             raise ConfigError(f"sweep.space allows {point}, which is refused: {problem}") from None
 
@@ -123,17 +124,10 @@ def _check_objectives(experiment: Experiment) -> None:
             raise ConfigError(f"sweep.objectives.{name} must be {good}, got {direction}: a better model has it so")
 
 
-def _check_layers(trial: TrialConfig) -> None:
-    """Refuse to remove more layers than the model has, where that can be known without loading it."""
+def _check_shape(trial: TrialConfig) -> None:
+    """Refuse a pruning that doesn't fit the model, where that can be known without loading it."""
     from greenprune.assets import model_facts  # assets are described by configs: imported here, not in a circle
 
-    removed = trial.prune.layers_removed()
-    if not removed or (layers := model_facts(trial.model).get("num_hidden_layers")) is None:
-        return
-    most = min(layers - 1, layers - trial.prune.layers_protected())
-    if removed > most:
-        raise ConfigError(
-            f"prune.block_size must be at most {most} for {trial.model.id} ({layers} layers, "
-            f"{trial.prune.layers_protected()} of them skipped), got {removed}; "
-            "lower prune.block_size, prune.skip_first or prune.skip_last"
-        )
+    facts = model_facts(trial.model)
+    heads = facts.get("num_attention_heads")
+    trial.prune.check(Shape(facts.get("num_hidden_layers"), heads, facts.get("num_key_value_heads", heads)))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 
-from greenprune.config.trial import HEAL_VARIANTS, PRUNE_VARIANTS, Section, TrialConfig
+from greenprune.config.methods import PRUNE_VARIANTS
+from greenprune.config.section import Section
+from greenprune.config.trial import HEAL_VARIANTS, TrialConfig
 from greenprune.errors import ConfigError
 
 VARIANTS: dict[str, Mapping[str, type[Section]]] = {"prune": PRUNE_VARIANTS, "heal": HEAL_VARIANTS}
@@ -68,7 +70,8 @@ def known_keys(model: type[BaseModel] = TrialConfig, prefix: str = "") -> set[st
     keys: set[str] = set()
     for name, field in model.model_fields.items():
         keys.add(prefix + name)
-        for part in models_in(field.annotation):
+        inside = [] if get_origin(field.annotation) is list else models_in(field.annotation)
+        for part in inside:
             keys |= known_keys(part, f"{prefix}{name}.")
     return keys
 

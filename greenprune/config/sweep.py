@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from greenprune.config.trial import BenchmarkConfig, Int, Section, perplexity_name
+from greenprune.config.section import Int, Section
+from greenprune.config.trial import BenchmarkConfig, perplexity_name
 from greenprune.errors import ConfigError
 
 MAXIMISED = {"accuracy", "prefill_tokens_per_s", "decode_tokens_per_s"}

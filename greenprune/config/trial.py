@@ -6,18 +6,14 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Literal, Union
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from greenprune.errors import ConfigError, nearest
+from greenprune.config.methods import AnyPruning, PruneConfig
+from greenprune.config.section import Int, Section
 
-TEXT_SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")  # of local text files  # of local text files
-Int = Annotated[int, Strict()]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+TEXT_SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")  # of local text files
 
 
 class ModelConfig(Section):
@@ -34,68 +30,6 @@ class CalibrationConfig(Section):
     batch_size: Int = Field(1, ge=1)
     seed: Int = 0
     num_workers: Int = Field(1, ge=1, description="more than one shards the model by DeepSpeed ZeRO-3")
-
-
-class PruneConfig(Section):
-    """One pruning method and its parameters; `PruneConfig(method="angular", block_size=4)` gives its variant.
-
-    Raises ConfigError for an unknown method and pydantic's ValidationError for a bad field.
-    """
-
-    method: str
-
-    def __new__(cls, *args: Any, **fields: Any) -> PruneConfig:
-        if cls is PruneConfig and fields:
-            method = fields.get("method")
-            if method not in PRUNE_VARIANTS:
-                raise ConfigError(
-                    f"prune.method must name a method, got {method!r}; {nearest(str(method), PRUNE_VARIANTS)}"
-                )
-            cls = PRUNE_VARIANTS[method]
-        return super().__new__(cls)
-
-    def layers_removed(self) -> int:
-        """How many decoder layers this configuration takes away."""
-        return 0
-
-    def layers_protected(self) -> int:
-        """How many decoder layers it may not touch."""
-        return 0
-
-
-class NoPruning(PruneConfig):
-    method: Literal["none"] = "none"
-
-
-class DepthPruning(PruneConfig):
-    block_size: Int = Field(ge=1, description="decoder layers removed")
-    skip_first: Int = Field(0, ge=0, description="first decoder layers that are never removed")
-    skip_last: Int = Field(0, ge=0, description="last decoder layers that are never removed")
-
-    def layers_removed(self) -> int:
-        return self.block_size
-
-    def layers_protected(self) -> int:
-        return self.skip_first + self.skip_last
-
-
-class AngularPruning(DepthPruning):
-    method: Literal["angular"] = "angular"
-
-
-class BlockInfluencePruning(DepthPruning):
-    method: Literal["bi"] = "bi"
-
-
-PRUNE_VARIANTS: dict[str, type[PruneConfig]] = {
-    "none": NoPruning,
-    "angular": AngularPruning,
-    "bi": BlockInfluencePruning,
-}
-AnyPruning = Annotated[
-    Union[NoPruning, AngularPruning, BlockInfluencePruning],  # noqa: UP007
-    Field(discriminator="method"),
-]
 
 
 class HealConfig(Section):
@@ -252,4 +186,4 @@ class TrialConfig(Section):
 
     def dense(self) -> TrialConfig:
         """The same benchmark of the unpruned, unhealed model."""
-        return self.model_copy(update={"prune": NoPruning(), "heal": NoHealing()})
+        return self.model_copy(update={"prune": PruneConfig(method="none"), "heal": NoHealing()})

@@ -1,9 +1,8 @@
-"""Pruning methods: one file a family, one entry a method.
+"""Pruning methods: one file a family, one entry a method (METHODS, in config/methods.py).
 
     report = prune(model, PruneConfig(method="angular", block_size=4), calibration=tokens)
 
-A method is a function `(model, config, statistics) -> Removed` that changes the model in place. Its entry
-names the statistics it needs; METHODS must stay importable without torch, so functions are named, not held.
+A method is a function `(model, config, calibration) -> Removed` that changes the model in place.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenprune._callable import make_callable
-from greenprune.config import PruneConfig
+from greenprune.config import METHODS, CalibrationConfig, MaskPruning, PruneConfig, RatioPruning, Shape
 from greenprune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,51 +28,57 @@ log = logging.getLogger("greenprune")
 
 
 @dataclass(frozen=True)
-class Method:
-    """`statistics` are gathered in one pass, shared by all methods that ask for the same set."""
+class Calibration:
+    """What a method may look at, beside the model: what its entry in METHODS asks for.
 
-    function: str | None
-    statistics: frozenset[str]
-    summary: str
-    paper: str
+    tokens: LongTensor [num_samples, seq_len]; statistics: of the model as it is given.
+    """
 
+    tokens: torch.Tensor | None = None
+    statistics: Statistics | None = None
+    batch_size: int = 1
 
-HIDDEN_STATES = frozenset({"angular", "bi"})
+    def required_tokens(self) -> torch.Tensor:
+        assert self.tokens is not None, "the method's entry asks for tokens"
+        return self.tokens
 
-METHODS: dict[str, Method] = {
-    "none": Method(None, frozenset(), "the dense model", ""),
-    "angular": Method(
-        "greenprune.prune.depth:remove_angular_block",
-        HIDDEN_STATES,
-        "the contiguous block of layers that turns the last token's state least",
-        "Gromov et al. 2024, arXiv:2403.17887",
-    ),
-    "bi": Method(
-        "greenprune.prune.depth:remove_least_influential",
-        HIDDEN_STATES,
-        "the layers of least block influence, one shot",
-        "Men et al. 2024 (ShortGPT), arXiv:2403.03853",
-    ),
-}
+    def required_statistics(self) -> Statistics:
+        assert self.statistics is not None, "the method's entry asks for statistics"
+        return self.statistics
 
 
 @dataclass(frozen=True)
 class Removed:
-    """What a method took away; indices are those of the dense model."""
+    """What a method took away; indices are those of the dense model.
+
+    kept_heads, kept_channels: for each layer that was touched, the query heads and MLP channels that stay.
+    notes: what a user should know, such as a Hessian that had to be damped.
+    """
 
     layers_removed: list[int] = field(default_factory=list)
     kept_heads: dict[int, list[int]] = field(default_factory=dict)
     kept_channels: dict[int, list[int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class PruneReport(Removed):
-    """`ratio_reached`: removed share of the decoder layers' parameters (embeddings and head don't count)."""
+    """`ratio_asked`: None for methods that take no ratio. `ratio_reached`: removed share of the parameters of the
+    layers that could be touched (embeddings and head don't count); of a mask, the share of their matrices that is 0.
+
+    sparsity: zeros among the matrices of all decoder layers. needs: what loads the checkpoint: "transformers", or
+    "trust_remote_code" where layers differ in width and the modelling file in the checkpoint is needed.
+    """
 
     method: str = "none"
+    ratio_asked: float | None = None
+    ratio_reached: float = 0.0
     parameters_before: int = 0
     parameters_after: int = 0
-    ratio_reached: float = 0.0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    sparsity: float = 0.0
+    needs: str = "transformers"
 
 
 def prune(
@@ -81,39 +86,51 @@ def prune(
     config: PruneConfig,
     calibration: torch.Tensor | None = None,
     statistics: Statistics | None = None,
+    batch_size: int = 1,
 ) -> PruneReport:
     """Prune `model` in place and say what was removed.
 
-    calibration: LongTensor [num_samples, seq_len], needed unless `statistics` are given or the method needs
-    none. Raises ConfigError for a configuration that doesn't fit the model, before anything is changed.
+    calibration: LongTensor [num_samples, seq_len], needed where the method runs the model on text, or its
+    `statistics` (of this model) aren't given; batch_size: samples in one forward. Raises ConfigError for a
+    configuration that doesn't fit the model, before anything is changed.
     """
     from greenprune.collect import collect
     from greenprune.models.decoder import Decoder
 
-    method = METHODS[config.method]
-    layers = len(Decoder(model))
-    if config.layers_removed() > min(layers - 1, layers - config.layers_protected()):
+    decoder = Decoder(model)
+    config.check(shape_of(model))
+    want = config.statistics()
+    if calibration is None and (config.needs_tokens() or (want and statistics is None)):
         raise ConfigError(
-            f"prune.block_size must leave a layer of {layers} ({config.layers_protected()} of them skipped), "
-            f"got {config.layers_removed()}; lower prune.block_size, prune.skip_first or prune.skip_last"
+            f"prune.method {config.method} needs calibration tokens, got none; pass calibration=LongTensor "
+            "[num_samples, seq_len]"
         )
-    if method.statistics and statistics is None:
-        if calibration is None:
-            raise ConfigError(
-                f"prune.method {config.method} needs calibration tokens, got none; pass calibration=LongTensor "
-                "[num_samples, seq_len]"
-            )
-        statistics = collect(model, calibration, method.statistics)
-    before, prunable = parameter_count(model), parameter_count(Decoder(model).layers)
-    removed = _function(method)(model, config, statistics) if method.function else Removed()
-    after = parameter_count(model)
+    if want and statistics is None:
+        statistics = collect(model, calibration, want, batch_size=batch_size)
+    before, bytes_before = parameter_count(model), byte_count(model)
+    touchable = sum(map(parameter_count, _touchable(model, config)))
+    removed = _function(config)(model, config, Calibration(calibration, statistics, batch_size))
+    left, sparsity = sum(map(parameter_count, _touchable(model, config))), zero_share(decoder.owner.layers)
     return PruneReport(
         **asdict(removed),
         method=config.method,
+        ratio_asked=getattr(config, "ratio", None),
+        ratio_reached=sparsity if isinstance(config, MaskPruning) else 1 - left / touchable,
         parameters_before=before,
-        parameters_after=after,
-        ratio_reached=(before - after) / prunable,
+        parameters_after=parameter_count(model),
+        bytes_before=bytes_before,
+        bytes_after=byte_count(model),
+        sparsity=sparsity,
+        needs="trust_remote_code" if hasattr(model.config, "layer_widths") else "transformers",
     )
+
+
+def shape_of(model: PreTrainedModel) -> Shape:
+    """What a configuration is checked against."""
+    from greenprune.models.decoder import Decoder
+
+    heads = model.config.num_attention_heads
+    return Shape(len(Decoder(model)), heads, getattr(model.config, "num_key_value_heads", None) or heads)
 
 
 def parameter_count(module: torch.nn.Module) -> int:
@@ -121,8 +138,32 @@ def parameter_count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _function(method: Method) -> Any:
-    module, _, name = (method.function or "").partition(":")
+def byte_count(module: torch.nn.Module) -> int:
+    """Bytes of the parameters; a tied embedding counts once."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+
+
+def zero_share(module: torch.nn.Module) -> float:
+    """Zeros among the weights of all linear matrices of `module`."""
+    from torch import nn
+
+    weights = [part.weight for part in module.modules() if isinstance(part, nn.Linear)]
+    return 1 - sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
+
+
+def _touchable(model: PreTrainedModel, config: PruneConfig) -> list[torch.nn.Module]:
+    """The layers whose parameters `ratio` is a share of."""
+    from greenprune.models.decoder import Decoder
+
+    layers = Decoder(model).layers
+    return [layers[index] for index in config.prunable(len(layers))] if isinstance(config, RatioPruning) else [*layers]
+
+
+def _function(config: PruneConfig) -> Any:
+    path = METHODS[config.method].function
+    if path is None:
+        return lambda *_: Removed()
+    module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
@@ -132,22 +173,34 @@ def prune_stage(
     checkpoint: Path,
     statistics: Path | None,
     config: PruneConfig,
+    calibration: dict[str, Any] | None = None,
     dtype: str,
     trust_remote_code: bool,
 ) -> None:
-    """The pruned model as an ordinary checkpoint in `out/checkpoint`, and `out/report.json`."""
+    """The pruned model as a checkpoint in `out/checkpoint`, and `out/report.json`.
+
+    calibration: a CalibrationConfig's fields, for methods that run the model on text.
+    """
     from greenprune.collect import Statistics
+    from greenprune.data import calibration_tokens
     from greenprune.models import load_checkpoint, load_tokenizer, save_checkpoint
 
     model = load_checkpoint(checkpoint, dtype, trust_remote_code=trust_remote_code)
-    report = prune(model, config, statistics=Statistics.load(statistics) if statistics else None)
-    save_checkpoint(model, load_tokenizer(checkpoint), out / "checkpoint")
+    tokenizer = load_tokenizer(checkpoint)
+    tokens, text = None, CalibrationConfig(**calibration or {})
+    if calibration:
+        tokens = calibration_tokens(text.dataset, tokenizer, text.num_samples, text.seq_len, text.seed)
+    gathered = Statistics.load(statistics) if statistics else None
+    report = prune(model, config, tokens, gathered, batch_size=text.batch_size)
+    save_checkpoint(model, tokenizer, out / "checkpoint")
     (out / "report.json").write_text(json.dumps(asdict(report)))
     log.info(
-        "pruned by %s: %.1f %% of the decoder's parameters, layers %s",
+        "pruned by %s: %.1f %% of the layers' parameters, %.1f %% zeros, layers %s gone; loads with %s",
         config.method,
-        100 * report.ratio_reached,
-        report.layers_removed,
+        100 * (report.parameters_before - report.parameters_after) / report.parameters_before,
+        100 * report.sparsity,
+        report.layers_removed or "none",
+        report.needs,
     )
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from greenprune.collect import Statistics
 from greenprune.config import DepthPruning
 from greenprune.models.surgery import remove_layers
-from greenprune.prune import Removed
+from greenprune.prune import Calibration, Removed
 
 
 def angular_block(distance: Tensor, block_size: int, skip_first: int = 0, skip_last: int = 0) -> list[int]:
@@ -28,15 +27,15 @@ def least_influential(influence: Tensor, block_size: int, skip_first: int = 0, s
     return sorted(sorted(candidates, key=lambda layer: float(influence[layer]))[:block_size])
 
 
-def remove_angular_block(model: PreTrainedModel, config: DepthPruning, statistics: Statistics) -> Removed:
-    assert statistics.angular_distance is not None, "the method's entry asks for it"
-    layers = angular_block(statistics.angular_distance, config.block_size, config.skip_first, config.skip_last)
+def remove_angular_block(model: PreTrainedModel, config: DepthPruning, calibration: Calibration) -> Removed:
+    distance = calibration.required_statistics()["angular_distance"]
+    layers = angular_block(distance, config.block_size, *config.skips(distance.shape[1]))
     remove_layers(model, layers)
     return Removed(layers_removed=layers)
 
 
-def remove_least_influential(model: PreTrainedModel, config: DepthPruning, statistics: Statistics) -> Removed:
-    assert statistics.block_influence is not None, "the method's entry asks for it"
-    layers = least_influential(statistics.block_influence, config.block_size, config.skip_first, config.skip_last)
+def remove_least_influential(model: PreTrainedModel, config: DepthPruning, calibration: Calibration) -> Removed:
+    influence = calibration.required_statistics()["block_influence"]
+    layers = least_influential(influence, config.block_size, *config.skips(len(influence)))
     remove_layers(model, layers)
     return Removed(layers_removed=layers)
