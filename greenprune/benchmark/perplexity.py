@@ -20,7 +20,7 @@ from greenprune.benchmark.positions import check_length
 from greenprune.config import BenchmarkConfig, perplexity_name, split_length
 from greenprune.data import documents, token_blocks
 from greenprune.errors import ConfigError
-from greenprune.models.decoder import LAYER_OWNERS
+from greenprune.models.decoder import LAYOUTS
 
 log = logging.getLogger("greenprune")
 LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MiB in fp32
@@ -70,7 +70,7 @@ def _logits(model: PreTrainedModel, ids: torch.Tensor) -> Iterator[torch.Tensor]
     All of them together would be the largest tensor of the pass: 1 GiB for 2048 tokens of a 128k vocabulary.
     """
     head, config = model.get_output_embeddings(), model.config.get_text_config()
-    if head is None or model.config.model_type not in LAYER_OWNERS:
+    if head is None or model.config.model_type not in LAYOUTS:
         yield model(input_ids=ids, use_cache=False).logits[:, :-1]
         return
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from greenprune.assets import materialize
 from greenprune.config import ModelConfig
+from greenprune.models.modeling_pruned import CLASSES
 
 transformers_logging.disable_progress_bar()  # a bar for each load drowns the progress of a trial
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -31,10 +33,16 @@ def load_checkpoint(
     folder: Path, dtype: str = "auto", device: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel:
     """The model in `folder`, in evaluation mode, on `device` (default: the GPU if there is one)."""
-    model = AutoModelForCausalLM.from_pretrained(
+    model = model_class(folder).from_pretrained(
         folder, dtype=DTYPES.get(dtype, "auto"), trust_remote_code=trust_remote_code
     )
     return model.to(device or default_device()).eval()
+
+
+def model_class(folder: Path) -> Any:
+    """What loads the checkpoint: our class for layers of different widths, whose copy in `folder` isn't run."""
+    config = json.loads((folder / "config.json").read_text())
+    return CLASSES[config["model_type"]][0] if "layer_widths" in config else AutoModelForCausalLM
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -1,14 +1,25 @@
-"""Change a model's shape in place, so that it saves as an ordinary checkpoint of its own architecture."""
+"""Change a model's shape in place. `settle` comes last: it makes class and configuration fit the new widths.
+
+A model that Transformers can describe stays an ordinary checkpoint of its architecture. One whose layers differ in
+width becomes its Pruned… class (modeling_pruned.py), whose code travels with the checkpoint.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from itertools import combinations
+from typing import Any, Literal
 
-from torch import nn
-from transformers import PreTrainedModel
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from greenprune.errors import ModelError
-from greenprune.models.decoder import Decoder
+from greenprune.models.decoder import Decoder, LayerView, Rows
+from greenprune.models.modeling_pruned import CLASSES, set_heads
+
+Needs = Literal["transformers", "trust_remote_code"]
 
 
 def remove_layers(model: PreTrainedModel, indices: Collection[int]) -> None:
@@ -33,8 +44,299 @@ def _keep_layers_in_config(model: PreTrainedModel, kept: list[int], total: int) 
     """Set the layer count and cut lists with an entry a layer (`layer_types` and its like)."""
     config = model.config
     for name, value in list(vars(config).items()):
-        if isinstance(value, list) and len(value) == total:
+        if isinstance(value, list) and len(value) == total and not name.endswith("token_id"):
             setattr(config, name, [value[index] for index in kept])
     config.num_hidden_layers = len(kept)
     if hasattr(config, "max_window_layers"):  # Qwen: layers from this one on use the sliding window
         config.max_window_layers = sum(index < config.max_window_layers for index in kept)
+
+
+# --------------------------------------------------------------------------------------- heads and channels
+
+
+def keep_heads(model: PreTrainedModel, layer: int, heads: Sequence[int], kv_heads: Sequence[int] | None = None) -> None:
+    """Keep these query heads of a layer in place, and the KV heads that they read; the others go.
+
+    Each KV head that stays must keep as many query heads as every other (grouped-query attention knows no
+    other shape). `kv_heads`, where given, must be those that the kept heads read. Raises ModelError otherwise.
+    """
+    view = Decoder(model).view(layer)
+    chosen = _chosen(heads, view.heads, f"heads to keep in layer {layer}")
+    group = view.heads // view.kv_heads
+    read = [head // group for head in chosen]
+    kept_kv = sorted(set(read))
+    if kv_heads is not None and sorted(kv_heads) != kept_kv:
+        raise ModelError(
+            f"kv_heads in layer {layer} must be the ones that its kept heads read, {kept_kv}, got {sorted(kv_heads)}; "
+            "keep a query head of each, or leave kv_heads out"
+        )
+    if len({read.count(kv) for kv in kept_kv}) > 1:
+        raise ModelError(
+            f"each KV head of layer {layer} must keep equally many of its {group} query heads, got "
+            f"{ {kv: read.count(kv) for kv in kept_kv} }; keep the same number in each, or whole groups"
+        )
+    with torch.no_grad():
+        columns = _units(chosen, view.head_dim)
+        parts = ((view.query, columns), *((part, _units(kept_kv, view.head_dim)) for part in (view.key, view.value)))
+        _keep_rows(parts)
+        _keep_columns(view.out, columns)
+    set_heads(view.attention, len(chosen), len(kept_kv), model.config)
+
+
+def keep_channels(model: PreTrainedModel, layer: int, channels: Sequence[int]) -> None:
+    """Keep these channels of a layer's MLP in place. Raises ModelError for one that isn't there, or none."""
+    view = Decoder(model).view(layer)
+    chosen = torch.tensor(_chosen(channels, view.channels, f"channels to keep in layer {layer}"))
+    with torch.no_grad():
+        _keep_rows(tuple((rows, chosen) for rows in (view.gate, view.up) if rows is not None))
+        _keep_columns(view.down, chosen)
+    for module in view.module.modules():
+        _set_size(module, "intermediate_size", len(chosen))
+
+
+def add_output_bias(model: PreTrainedModel, layer: int, attention: Tensor | None, mlp: Tensor | None) -> None:
+    """Add a vector [hidden] to what a layer's attention or MLP gives, in the bias of its output projection."""
+    view = Decoder(model).view(layer)
+    for linear, bias in ((view.out, attention), (view.down, mlp)):
+        if bias is not None:
+            with torch.no_grad():
+                if linear.bias is None:
+                    _zero_bias(linear)
+                linear.bias += bias.to(linear.bias)
+
+
+def _chosen(indices: Sequence[int], total: int, what: str) -> list[int]:
+    chosen = sorted(int(index) for index in indices)
+    if not chosen or len(set(chosen)) < len(chosen) or chosen[0] < 0 or chosen[-1] >= total:
+        raise ModelError(f"{what} must be at least one of 0..{total - 1}, each once, got {chosen}")
+    return chosen
+
+
+def _units(indices: Sequence[int], size: int) -> Tensor:
+    """The positions of units of `size` neighbours each: (1, 3), 2 -> 2 3 6 7."""
+    return (torch.tensor(indices)[:, None] * size + torch.arange(size)).flatten()
+
+
+def _keep_rows(parts: Sequence[tuple[Rows, Tensor]]) -> None:
+    """Keep in each linear the chosen positions of every part of it, in the order of its rows."""
+    kept: dict[nn.Linear, list[Tensor]] = {}
+    for rows, positions in parts:
+        kept.setdefault(rows.linear, []).append(rows.index[positions.to(rows.index.device)])
+    for linear, indices in kept.items():
+        index = torch.cat(indices).sort().values
+        linear.weight = _parameter(linear.weight[index], linear.weight)
+        if linear.bias is not None:
+            linear.bias = _parameter(linear.bias[index], linear.bias)
+        linear.out_features = len(index)
+
+
+def _keep_columns(linear: nn.Linear, index: Tensor) -> None:
+    linear.weight = _parameter(linear.weight[:, index.to(linear.weight.device)], linear.weight)
+    linear.in_features = len(index)
+
+
+def _parameter(values: Tensor, like: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(values.contiguous(), requires_grad=like.requires_grad)
+
+
+def _zero_bias(linear: nn.Linear) -> None:
+    weight = linear.weight
+    linear.bias = nn.Parameter(weight.new_zeros(linear.out_features), requires_grad=weight.requires_grad)
+
+
+def _set_size(module: nn.Module, name: str, size: int) -> None:
+    """Some modules repeat their sizes as attributes."""
+    if hasattr(module, name):
+        setattr(module, name, size)
+
+
+# ------------------------------------------------------------------------------------------ the hidden size
+
+
+def keep_hidden(model: PreTrainedModel, dims: Sequence[int]) -> None:
+    """Keep these dimensions of the residual stream in place: in the embeddings, every norm and projection, the head.
+
+    Gemma multiplies its embeddings by the square root of the hidden size. The weights stay, so that a tied
+    head stays exact, and the factor follows the new size, as the stock architecture computes it: embeddings
+    enter the stream smaller beside what the layers add.
+    Raises ModelError where the configuration derives the size of a head from the hidden size (OPT, GPT-NeoX).
+    """
+    decoder = Decoder(model)
+    embeddings = model.get_submodule(decoder.layout.embeddings)
+    total = embeddings.embedding_dim
+    chosen = _chosen(dims, total, "hidden dimensions to keep")
+    if decoder.layout.head_dim_from_hidden:
+        raise ModelError(
+            f"the hidden size can be pruned where the size of a head is its own setting, got {model.config.model_type}, "
+            "which derives it from the hidden size; prune heads, channels or layers"
+        )
+    views = [decoder.view(layer) for layer in range(len(decoder))]
+    head = model.get_output_embeddings()
+    tied = head.weight is embeddings.weight
+    with torch.no_grad():
+        index = torch.tensor(chosen)
+        _keep_columns(embeddings, index)
+        embeddings.embedding_dim = len(chosen)
+        if tied:
+            head.weight, head.in_features = embeddings.weight, len(chosen)
+        else:
+            _keep_columns(head, index)
+        norms = [norm for view in views for norm in view.norms.values()]
+        for norm in (*norms, model.get_submodule(decoder.layout.final_norm)):
+            norm.weight = _parameter(norm.weight[index.to(norm.weight.device)], norm.weight)
+        for view in views:
+            for linear in {view.query.linear, view.key.linear, view.value.linear, view.up.linear} | (
+                {view.gate.linear} if view.gate else set()
+            ):
+                _keep_columns(linear, index)
+            for linear in (view.out, view.down):
+                whole = Rows(linear, torch.arange(total, device=linear.weight.device))
+                _keep_rows(((whole, index),))
+    for module in model.modules():
+        _set_size(module, "hidden_size", len(chosen))
+    if hasattr(embeddings, "embed_scale"):
+        embeddings.scalar_embed_scale = len(chosen) ** 0.5
+        embeddings.embed_scale.fill_(embeddings.scalar_embed_scale)
+
+
+# -------------------------------------------------------------------------------- class and configuration
+
+
+def settle(model: PreTrainedModel) -> Needs:
+    """Make class and configuration say what the model's shape is; gives what it takes to load its checkpoint.
+
+    Where the stock configuration can say it, the model is of its stock class ("transformers"), if need be with
+    zero biases beside those that pruning added. Otherwise it becomes its Pruned… class, whose code save_pretrained
+    writes into the checkpoint ("trust_remote_code"). Settling twice changes nothing.
+
+    Raises ModelError for a model of other code than Transformers' whose own configuration can't say it.
+    """
+    config, views = model.config, _views(model)
+    pruned, stock = CLASSES[config.model_type]
+    foreign = type(model) is not stock and type(model).__name__ != pruned.__name__
+    target = type(model) if foreign else stock
+    if (fields := _stock_fields(model, views, target)) is not None:
+        _set_stock(model, fields, target)
+    elif foreign:
+        raise ModelError(
+            f"layers of different widths need Transformers' own code of an architecture, got {type(model).__name__}; "
+            "prune to one width for all layers, or load the model without trust_remote_code"
+        )
+    else:
+        _set_pruned(model, views, pruned)
+    for view in views:
+        set_heads(view.attention, view.heads, view.kv_heads, config)
+    return "trust_remote_code" if model.is_remote_code() else "transformers"
+
+
+def _views(model: PreTrainedModel) -> list[LayerView]:
+    decoder = Decoder(model)
+    return [decoder.view(layer) for layer in range(len(decoder))]
+
+
+def _stock_fields(model: PreTrainedModel, views: list[LayerView], target: type) -> dict[str, Any] | None:
+    """The fields with which `target` has the model's shape but for biases it may have beside; None if there are none.
+
+    The judge is the class itself, built without memory: what it gives is what from_pretrained will build.
+    """
+    if len({(view.heads, view.kv_heads, view.channels) for view in views}) > 1:
+        return None
+    fields = _fields(model, views[0].heads, views[0].kv_heads, views[0].channels)
+    off = [name for name in Decoder(model).layout.config_biases if not getattr(model.config, name)]
+    for number in range(len(off) + 1):
+        for flags in combinations(off, number):
+            wanted = fields | dict.fromkeys(flags, True)
+            accepted = _accepted(model.config, wanted)
+            if accepted is not None and _holds(accepted, target, model):
+                return wanted
+    return None
+
+
+def _fields(model: PreTrainedModel, heads: int, kv_heads: int, channels: int) -> dict[str, Any]:
+    config, layout = model.config, Decoder(model).layout
+    head_dim, hidden = _views(model)[0].head_dim, model.get_input_embeddings().embedding_dim
+    fields = {"num_attention_heads": heads, layout.config_channels: channels}
+    if not layout.head_dim_from_hidden:
+        fields |= {"hidden_size": hidden, "num_key_value_heads": kv_heads}
+        if hasattr(config, "head_dim") or head_dim != hidden // heads:
+            fields["head_dim"] = head_dim  # Qwen 2 and Phi-3 read it too, though their configurations don't list it
+    return fields
+
+
+def _accepted(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedConfig | None:
+    """The configuration with these fields, as it will be read from its file; None where its class refuses them."""
+    try:
+        return type(config).from_dict(config.to_dict() | fields)
+    except (ValueError, TypeError, StrictDataclassError):
+        return None
+
+
+def _holds(config: PreTrainedConfig, target: type, model: PreTrainedModel) -> bool:
+    """Whether the layers of `target(config)` have the model's parameters and buffers, and at most biases more."""
+    try:
+        with torch.device("meta"):
+            built = target(config)
+    except ValueError:  # OPT: a hidden size that its heads don't divide
+        return False
+    theirs, ours = _shapes(built), _shapes(model)
+    same_heads = Decoder(built).view(0).head_dim == Decoder(model).view(0).head_dim
+    more = theirs.keys() - ours.keys()
+    return (
+        same_heads
+        and all(theirs.get(name) == shape for name, shape in ours.items())
+        and all(name.endswith(".bias") for name in more)
+    )
+
+
+def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
+    owner = Decoder(model).owner
+    return {name: tensor.shape for name, tensor in (*owner.named_parameters(), *owner.named_buffers())}
+
+
+def _set_stock(model: PreTrainedModel, fields: dict[str, Any], target: type) -> None:
+    config = model.config
+    _forget_pruned_class(config)
+    for name, value in fields.items():
+        setattr(config, name, value)
+    model.__class__ = target
+    with torch.device("meta"):
+        expected = _shapes(target(_accepted(config, {})))
+    owner = Decoder(model).owner
+    for name in expected.keys() - _shapes(model).keys():
+        _zero_bias(owner.get_submodule(name.removesuffix(".bias")))
+
+
+def _forget_pruned_class(config: PreTrainedConfig) -> None:
+    for name in ("layer_widths", "auto_map"):
+        if hasattr(config, "layer_widths") and hasattr(config, name):
+            delattr(config, name)
+
+
+def _set_pruned(model: PreTrainedModel, views: list[LayerView], pruned: type) -> None:
+    """The configuration holds the widths layer by layer, and as its own fields the largest that its class accepts."""
+    config = model.config
+    most = max(view.heads for view in views)
+    fitting = model.get_input_embeddings().embedding_dim // views[0].head_dim
+    counts = (most, fitting, *range(most - 1, 0, -1))
+    if Decoder(model).layout.head_dim_from_hidden:
+        counts = (config.num_attention_heads,)
+    for heads in counts:
+        kv_heads = min(heads, max(view.kv_heads for view in views))
+        fields = _fields(model, heads, kv_heads, max(view.channels for view in views))
+        if _accepted(config, fields) is not None:
+            break
+    for name, value in fields.items():
+        setattr(config, name, value)
+    config.layer_widths = [
+        {
+            "heads": view.heads,
+            "kv_heads": view.kv_heads,
+            "channels": view.channels,
+            "attention_bias": view.out.bias is not None,
+            "mlp_bias": view.down.bias is not None,
+        }
+        for view in views
+    ]
+    # Not added to what is there: a base's entries name files that this checkpoint doesn't have.
+    config.auto_map = {pruned._auto_class: f"{pruned.__module__.rpartition('.')[2]}.{pruned.__name__}"}
+    model.__class__ = pruned
