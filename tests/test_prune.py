@@ -10,7 +10,8 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from architectures import ARCHITECTURES, TOKENS, logits_of, random_model
+from transformers import AutoModelForCausalLM
 
 from greenprune import PruneConfig, collect, prune
 from greenprune.config import PRUNE_VARIANTS
@@ -20,39 +21,7 @@ from greenprune.prune import METHODS, Removed
 from greenprune.prune.depth import angular_block, least_influential
 from greenprune.prune.sequence import composed
 
-SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4}
-SIZES |= {"intermediate_size": 48, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
-GROUPED = {"num_key_value_heads": 2, "pad_token_id": 0}
-ARCHITECTURES = {
-    "llama": GROUPED,
-    "llama-mha": {"num_key_value_heads": 4, "pad_token_id": 0, "tie_word_embeddings": True},
-    "mistral": GROUPED | {"sliding_window": 8},
-    "qwen2": GROUPED | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 3},
-    "qwen3": GROUPED | {"head_dim": 8},
-    "gemma": GROUPED | {"head_dim": 8},
-    "gemma2": GROUPED | {"head_dim": 8, "sliding_window": 8},
-    "gemma3_text": GROUPED | {"head_dim": 8, "sliding_window": 8, "sliding_window_pattern": 3},
-    "phi3": GROUPED,
-    "glm4": GROUPED | {"head_dim": 8},
-    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "pad_token_id": 0},
-    "gpt_neox": {"pad_token_id": 0},
-}
 DEPTH = ["angular", "bi"]
-TOKENS = torch.randint(3, 64, (4, 16), generator=torch.Generator().manual_seed(0))
-
-
-def random_model(name: str, dtype: torch.dtype = torch.float32):
-    settings = SIZES | ARCHITECTURES[name]
-    if name == "opt":
-        settings = {key: value for key, value in settings.items() if key != "intermediate_size"}
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(name.split("-")[0], **settings)
-    return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-
-
-def logits_of(model) -> torch.Tensor:
-    with torch.no_grad():
-        return model(TOKENS).logits
 
 
 @pytest.mark.parametrize("method", DEPTH)

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
 import torch
+from architectures import ARCHITECTURES, TOKENS, logits_of, random_model
 from transformers import AutoModelForCausalLM
 
-from greenprune.errors import ModelError
 from greenprune.models import (
     Decoder,
-    add_output_bias,
     keep_channels,
     keep_heads,
-    keep_hidden,
-    load_checkpoint,
-    remove_layers,
     settle,
 )
-from tests.test_prune import ARCHITECTURES, TOKENS, logits_of, random_model
 
 HEADS, CHANNELS = [0, 2], [0, 1, 3, 5, 8, 13, 21, 34]  # heads 0 and 2 of 4: one of each KV group
 

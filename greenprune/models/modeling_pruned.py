@@ -24,6 +24,7 @@ from transformers import (
     MistralForCausalLM,
     OPTForCausalLM,
     Phi3ForCausalLM,
+    PreTrainedModel,
     Qwen2ForCausalLM,
     Qwen3ForCausalLM,
 )
@@ -37,14 +38,14 @@ GATES_AND_UPS = ("gate_up_proj",)
 MLP_OUTPUTS = ("down_proj", "fc2", "dense_4h_to_h")
 
 
-class NarrowLayers:
+class NarrowLayers(PreTrainedModel):
     """Mixed into a stock causal LM: builds it, then replaces the layers' linears by those of `layer_widths`."""
 
     _auto_class = "AutoModelForCausalLM"  # save_pretrained copies this file and names it in config.json
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        decoder = getattr(self.base_model, "decoder", self.base_model)  # type: ignore[attr-defined]
+        decoder: Any = getattr(self.base_model, "decoder", self.base_model)
         for layer, widths in zip(decoder.layers, config.layer_widths, strict=True):
             narrow(layer, widths, config)
 
@@ -139,7 +140,7 @@ class PrunedGPTNeoXForCausalLM(NarrowLayers, GPTNeoXForCausalLM):
 
 
 # model_type -> its class here and the stock class that it narrows
-CLASSES: dict[str, tuple[type, type]] = {
+CLASSES: dict[str, tuple[type[PreTrainedModel], type[PreTrainedModel]]] = {
     "llama": (PrunedLlamaForCausalLM, LlamaForCausalLM),
     "mistral": (PrunedMistralForCausalLM, MistralForCausalLM),
     "qwen2": (PrunedQwen2ForCausalLM, Qwen2ForCausalLM),

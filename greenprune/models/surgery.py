@@ -167,8 +167,8 @@ def keep_hidden(model: PreTrainedModel, dims: Sequence[int]) -> None:
     chosen = _chosen(dims, total, "hidden dimensions to keep")
     if decoder.layout.head_dim_from_hidden:
         raise ModelError(
-            f"the hidden size can be pruned where the size of a head is its own setting, got {model.config.model_type}, "
-            "which derives it from the hidden size; prune heads, channels or layers"
+            "the hidden size can be pruned where the size of a head is a setting of its own, got "
+            f"{model.config.model_type}, which derives it from the hidden size; prune heads, channels or layers"
         )
     views = [decoder.view(layer) for layer in range(len(decoder))]
     head = model.get_output_embeddings()
@@ -234,7 +234,9 @@ def _views(model: PreTrainedModel) -> list[LayerView]:
     return [decoder.view(layer) for layer in range(len(decoder))]
 
 
-def _stock_fields(model: PreTrainedModel, views: list[LayerView], target: type) -> dict[str, Any] | None:
+def _stock_fields(
+    model: PreTrainedModel, views: list[LayerView], target: type[PreTrainedModel]
+) -> dict[str, Any] | None:
     """The fields with which `target` has the model's shape but for biases it may have beside; None if there are none.
 
     The judge is the class itself, built without memory: what it gives is what from_pretrained will build.
@@ -271,7 +273,7 @@ def _accepted(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedCon
         return None
 
 
-def _holds(config: PreTrainedConfig, target: type, model: PreTrainedModel) -> bool:
+def _holds(config: PreTrainedConfig, target: type[PreTrainedModel], model: PreTrainedModel) -> bool:
     """Whether the layers of `target(config)` have the model's parameters and buffers, and at most biases more."""
     try:
         with torch.device("meta"):
@@ -293,7 +295,7 @@ def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in (*owner.named_parameters(), *owner.named_buffers())}
 
 
-def _set_stock(model: PreTrainedModel, fields: dict[str, Any], target: type) -> None:
+def _set_stock(model: PreTrainedModel, fields: dict[str, Any], target: type[PreTrainedModel]) -> None:
     config = model.config
     _forget_pruned_class(config)
     for name, value in fields.items():
@@ -312,7 +314,7 @@ def _forget_pruned_class(config: PreTrainedConfig) -> None:
             delattr(config, name)
 
 
-def _set_pruned(model: PreTrainedModel, views: list[LayerView], pruned: type) -> None:
+def _set_pruned(model: PreTrainedModel, views: list[LayerView], pruned: type[PreTrainedModel]) -> None:
     """The configuration holds the widths layer by layer, and as its own fields the largest that its class accepts."""
     config = model.config
     most = max(view.heads for view in views)
