@@ -7,9 +7,11 @@ import math
 import pytest
 import torch
 
-from greenprune.collect import Statistics, collect
+from greenprune.collect import STATISTICS, Statistic, Statistics, collect
 from greenprune.collect.forward import last_positions
 from greenprune.collect.hidden_states import angular_distances, block_table
+from greenprune.collect.zero3 import collect_sharded
+from greenprune.config import CalibrationConfig, ModelConfig
 from greenprune.errors import ConfigError
 
 BOTH = {"angular", "bi"}
@@ -87,6 +89,38 @@ def test_only_what_is_wanted(tiny_model):
     assert collect(tiny_model, tokens, {"angular"}).block_influence is None
     with pytest.raises(ConfigError, match="did you mean 'angular'"):
         collect(tiny_model, tokens, {"angula"})
+
+
+def token_counts(model, tokens, batch_size):
+    return {"token_counts": torch.bincount(tokens.flatten(), minlength=64)}
+
+
+@pytest.fixture
+def computed_statistic(monkeypatch):
+    """A statistic that no forward pass shows."""
+    monkeypatch.setitem(
+        STATISTICS, "counts", Statistic("how often each token occurs", compute=f"{__name__}:token_counts")
+    )
+
+
+def test_computed_statistics_join_the_watched(tiny_model, computed_statistic):
+    tokens = torch.randint(3, 64, (2, 8))
+    stats = collect(tiny_model, tokens, {"bi", "counts"})
+    assert stats.tensors.keys() == {"block_influence", "token_counts"}
+    assert stats["token_counts"].sum() == 16
+    alone = collect(tiny_model, tokens, {"counts"})
+    assert alone.tensors.keys() == {"token_counts"}
+    assert (alone.num_samples, alone.num_tokens) == (2, 16)
+
+
+def test_computed_statistics_refuse_padding_and_shards(tiny_model, computed_statistic, tmp_path):
+    tokens, mask = torch.randint(3, 64, (2, 8)), torch.ones(2, 8, dtype=torch.long)
+    collect(tiny_model, tokens, {"counts"}, attention_mask=mask)
+    mask[0, 0] = 0
+    with pytest.raises(ConfigError, match="without padding for the statistics counts"):
+        collect(tiny_model, tokens, {"bi", "counts"}, attention_mask=mask)
+    with pytest.raises(ConfigError, match="num_workers must be 1 for the statistics counts"):
+        collect_sharded(ModelConfig(id="x"), tokens, {"counts"}, CalibrationConfig(num_workers=2), str(tmp_path))
 
 
 def test_hooks_are_gone_also_after_an_error(tiny_model):

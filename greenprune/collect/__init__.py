@@ -3,8 +3,8 @@
     stats = collect(model, tokens, want={"angular", "bi"})
 
 One pass gives every statistic of a group, and the artifact of that pass serves every method and every ratio
-that needs one of them. STATISTICS names the groups; a group is a watcher of the forward pass (forward.py), or a
-pass of its own.
+that needs one of them. STATISTICS names the groups; a group is a watcher of the forward pass (forward.py), which
+all watchers share, or a computation with passes of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import importlib
 import json
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,15 +28,20 @@ if TYPE_CHECKING:
 
     from greenprune.collect.forward import Watcher
 
+    Computation = Callable[[PreTrainedModel, torch.Tensor, int], dict[str, torch.Tensor]]
+
 log = logging.getLogger("greenprune")
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """`watcher`: class of a forward pass's watcher, made with the number of layers."""
+    """`watcher`: class of a forward pass's watcher, made with the number of layers.
+    `compute`: for what no forward pass shows, `(model, tokens, batch_size) -> dict[str, Tensor]`.
+    """
 
     summary: str
-    watcher: str
+    watcher: str | None = None
+    compute: str | None = None
 
 
 STATISTICS: dict[str, Statistic] = {
@@ -94,15 +99,26 @@ class Statistics:
         return Statistics(load_file(folder / "statistics.safetensors"), **facts)
 
 
-def watchers(want: Collection[str], layers: int) -> list[Watcher]:
-    """What looks on a forward pass to gather the wanted statistics. Raises ConfigError for an unknown name."""
-    made = []
+def check_known(want: Collection[str]) -> None:
+    """Raises ConfigError for a statistic that isn't in the table."""
     for name in sorted(want):
         if name not in STATISTICS:
             raise ConfigError(f"a statistic must be known, got {name!r}; {nearest(name, STATISTICS)}")
-        module, _, watcher = STATISTICS[name].watcher.partition(":")
-        made.append(getattr(importlib.import_module(module), watcher)(layers))
-    return made
+
+
+def watchers(want: Collection[str], layers: int) -> list[Watcher]:
+    """What looks on a forward pass to gather the wanted statistics."""
+    return [_named(path)(layers) for name in sorted(want) if (path := STATISTICS[name].watcher)]
+
+
+def computations(want: Collection[str]) -> dict[str, Computation]:
+    """The wanted statistics that need passes of their own."""
+    return {name: _named(path) for name in sorted(want) if (path := STATISTICS[name].compute)}
+
+
+def _named(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def collect(
@@ -112,16 +128,28 @@ def collect(
     attention_mask: torch.Tensor | None = None,
     batch_size: int = 1,
 ) -> Statistics:
-    """Run the model over `tokens` once and gather what is wanted.
+    """Run the model over `tokens` and gather what is wanted: one pass for all that watch, then each computation.
 
     tokens: LongTensor [num_samples, seq_len]; attention_mask: the same shape, 1 for a real token, 0 for
-    padding (left or right), which never counts. Raises ConfigError for an unknown statistic.
+    padding (left or right), which never counts. Raises ConfigError for an unknown statistic, and for padding
+    where one is computed.
     """
     from greenprune.collect.forward import ForwardPass
     from greenprune.models.decoder import Decoder
 
-    watched = ForwardPass(model, watchers(want, len(Decoder(model))))
-    return watched.run(tokens, attention_mask, batch_size).statistics()
+    check_known(want)
+    computed = computations(want)
+    if computed and attention_mask is not None and not attention_mask.all():
+        raise ConfigError(
+            f"tokens must come without padding for the statistics {', '.join(computed)}, got an attention mask with "
+            "zeros; cut the text into blocks of one length (greenprune.data.token_blocks)"
+        )
+    statistics = Statistics({}, len(tokens), tokens.numel())
+    if watching := watchers(want, len(Decoder(model))):
+        statistics = ForwardPass(model, watching).run(tokens, attention_mask, batch_size).statistics()
+    for compute in computed.values():
+        statistics.tensors.update(compute(model, tokens, batch_size))
+    return statistics
 
 
 def collect_stage(

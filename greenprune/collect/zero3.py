@@ -13,8 +13,9 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from greenprune.assets import materialize
-from greenprune.collect import Statistics, watchers
+from greenprune.collect import Statistics, check_known, computations, watchers
 from greenprune.config import CalibrationConfig, ModelConfig
+from greenprune.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -23,9 +24,18 @@ if TYPE_CHECKING:
 def collect_sharded(
     source: ModelConfig, tokens: torch.Tensor, want: Collection[str], config: CalibrationConfig, scratch: str
 ) -> Statistics:
-    """`collect` over `config.num_workers` ZeRO-3 workers; the same result within rounding."""
+    """`collect` over `config.num_workers` ZeRO-3 workers; the same result within rounding.
+
+    Raises ConfigError for a statistic that needs passes of its own.
+    """
     from greenprune.sweep.workers import run_workers
 
+    check_known(want)
+    if alone := computations(want):
+        raise ConfigError(
+            f"calibration.num_workers must be 1 for the statistics {', '.join(alone)}, which aren't sharded, got "
+            f"{config.num_workers}; set calibration.num_workers=1 or choose another prune.method"
+        )
     return run_workers(
         collect_on_worker,
         {"source": source, "tokens": tokens.numpy(), "want": sorted(want), "batch_size": config.batch_size},
