@@ -168,6 +168,17 @@ def export(run: RunFolder, trial_id: Annotated[str, typer.Argument(metavar="TRIA
 
 
 @app.command()
+def methods() -> None:
+    """List the pruning methods: what goes, options (the default first), what they need, papers."""
+    from greenprune.config.describe import HEADER, method_rows
+
+    table = Table(*HEADER, title="greenprune methods", show_lines=True)
+    for row in method_rows():
+        table.add_row(*row)
+    console.print(table)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of an experiment file, for editors."""
     from greenprune.config import json_schema

@@ -48,6 +48,12 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "parameters_removed_ratio": ("0–1", "share of the dense model's parameters that is gone"),
     "layers": ("count", "decoder layers left"),
     "layers_removed": ("JSON list", "decoder layers removed, numbered as in the dense model"),
+    "ratio_reached": ("0–1", "share of the touchable layers' parameters that pruning removed; of a mask, set to zero"),
+    "sparsity": ("0–1", "zeros in the layers' matrices; kernels are dense, so a zero costs what any weight costs"),
+    "checkpoint_needs": (
+        "",
+        "`transformers`, or `trust_remote_code` for layers of different widths: code of ours ships with it",
+    ),
     "checkpoint_bytes": ("bytes", "size of the checkpoint's weight files"),
     "accuracy": ("0–1", "mean over tasks of each task's primary metric"),
     "<task>_acc": ("0–1", "the task's primary metric (acc_norm or acc)"),

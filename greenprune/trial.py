@@ -306,6 +306,8 @@ def _pruning_metrics(stages: Stages, pruned: Source | Artifact, parameters: int)
         "parameters_removed_ratio": 1 - parameters / report["parameters_before"],
         "ratio_reached": report["ratio_reached"],
         "layers_removed": json.dumps(report["layers_removed"]),
+        "sparsity": report["sparsity"],
+        "checkpoint_needs": report["needs"],
     }
 
 

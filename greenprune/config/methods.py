@@ -307,7 +307,9 @@ class SequencePruning(PruneConfig):
         return any(step.statistics() or step.needs_tokens() for step in self.steps)
 
 
-METHODS["sequence"] = Method(SequencePruning, "greenprune.prune.sequence:prune_in_steps", "several methods in turn", "")
+METHODS["sequence"] = Method(
+    SequencePruning, "greenprune.prune.sequence:prune_in_steps", "several methods in turn", "", tokens=True
+)
 PRUNE_VARIANTS["sequence"] = SequencePruning
 if TYPE_CHECKING:
     AnyPruning = PruneConfig
