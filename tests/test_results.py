@@ -122,7 +122,7 @@ def test_a_sweep_without_results_has_an_empty_table(tmp_path: Path):
 
 
 def test_config_of_a_row_is_an_experiment_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("greenprune.config.experiment._check_layers", lambda trial: None)  # it would look the model up
+    monkeypatch.setattr("greenprune.config.experiment._check_shape", lambda trial: None)  # it would look the model up
     for result in (DENSE, BLOCK, FAILED):
         loaded = load_experiment(write_result(tmp_path, result) / "config.yaml")
         assert loaded.trial().model_dump(mode="json") == result.config
