@@ -52,6 +52,14 @@ BAD = {
     "not finite": ("heal.learning_rate=.nan", ["heal.learning_rate", "got nan"]),
     "bad choice": ("heal.quantize=nf8", ["heal.quantize", "'nf8'", "did you mean 'nf4'"]),
     "warm-up beyond the end": ("heal.steps=10", ["warmup_steps", "must not exceed steps (10)", "lower"]),
+    "bad step": (
+        "prune={method: sequence, steps: [{method: bi, blocksize: 3}]}",
+        ["prune.steps.0.blocksize", "did you mean 'block_size'"],
+    ),
+    "steps remove all": (
+        "prune={method: sequence, steps: [{method: bi, block_size: 20}, {method: angular, block_size: 10}]}",
+        ["prune.block_size", "at most 9", "10 layers"],
+    ),
     "whole model removed": ("prune.block_size=30", ["prune.block_size", "at most 29", "30 layers", "lower"]),
     "protected layers": ("prune.skip_first=27", ["prune.block_size", "at most 3", "got 4", "prune.skip_first"]),
     "unknown asset": ("model.id=pypi:smollm", ["pypi:<asset>", "'smollm'", "did you mean 'smollm2-135m'"]),

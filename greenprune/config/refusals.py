@@ -53,9 +53,7 @@ def _explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
 
 def _without_tags(loc: tuple[Any, ...]) -> tuple[Any, ...]:
     """pydantic puts the chosen variant's tag into the path (prune, angular, block_size): take it out."""
-    if len(loc) > 1 and loc[1] in VARIANTS.get(loc[0], {}):
-        return (loc[0], *loc[2:])
-    return loc
+    return tuple(part for part in loc if part == loc[0] or part not in VARIANTS.get(loc[0], {}))
 
 
 def _models_at(loc: Sequence[Any], model: type[BaseModel]) -> list[type[BaseModel]]:
