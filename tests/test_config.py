@@ -12,6 +12,7 @@ import yaml
 from greenprune.config import (
     LoraHealing,
     PruneConfig,
+    Shape,
     TrialConfig,
     apply_overrides,
     flat,
@@ -55,10 +56,6 @@ BAD = {
     "bad step": (
         "prune={method: sequence, steps: [{method: bi, blocksize: 3}]}",
         ["prune.steps.0.blocksize", "did you mean 'block_size'"],
-    ),
-    "steps remove all": (
-        "prune={method: sequence, steps: [{method: bi, block_size: 20}, {method: angular, block_size: 10}]}",
-        ["prune.block_size", "at most 9", "10 layers"],
     ),
     "whole model removed": ("prune.block_size=30", ["prune.block_size", "at most 29", "30 layers", "lower"]),
     "protected layers": ("prune.skip_first=27", ["prune.block_size", "at most 3", "got 4", "prune.skip_first"]),
@@ -212,6 +209,25 @@ def test_prune_config_gives_the_variant():
         PruneConfig(method="angul", block_size=2)
     with pytest.raises(ValueError, match="block_size"):
         PruneConfig(method="bi")
+
+
+def test_steps_are_checked_against_what_the_former_leave():
+    steps = [{"method": "bi", "block_size": 20}, {"method": "angular", "block_size": 9}]
+    PruneConfig(method="sequence", steps=steps).check(Shape(layers=30))
+    with pytest.raises(ConfigError, match="at most 8 for a model of 9 layers"):
+        PruneConfig(method="sequence", steps=steps).check(Shape(layers=29))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"method": "sequence", "steps": [{"method": "bi", "block_size": 1}], "ratio": 0.1}, "ratio"),
+        ({"method": "sequence", "steps": []}, "steps"),
+    ],
+)
+def test_bad_prune_fields(fields, message):
+    with pytest.raises(ValueError, match=message):
+        PruneConfig(**fields)
 
 
 def test_perplexity_names():
