@@ -143,6 +143,7 @@ def test_cut_equals_silenced(name, layers, tmp_path):
     assert_same(model, reference)
     stock = len(layers) == 6 and name in OWN_HEAD_DIM
     assert settle(model) == ("transformers" if stock else "trust_remote_code")
+    assert not stock or Decoder(model).view(0).attention.config is model.config
     assert_same(model, reference)
     assert_generates(model)
     assert_reloads(model, tmp_path)
