@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 from architectures import ARCHITECTURES, TOKENS, logits_of, random_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Phi3Config
 
 from greenprune.errors import ModelError
 from greenprune.models import (
@@ -424,6 +424,19 @@ def test_entries_of_a_base_for_its_own_code_are_left_out(tmp_path):
     assert_reloads(model, tmp_path)
 
 
+def test_a_stock_config_that_refuses_the_widths_is_not_used(tmp_path):
+    """Phi-3 checks the length of its long-context factors against hidden_size / heads, whatever head_dim says."""
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "rope_theta": 1e4}
+    settings = random_model("phi3").config.to_dict() | {"rope_parameters": rope, "original_max_position_embeddings": 32}
+    config = Phi3Config(**settings)
+    torch.manual_seed(0)
+    model = cut(AutoModelForCausalLM.from_config(config).eval(), range(6))
+    assert settle(model) == "trust_remote_code"
+    assert model.config.num_attention_heads == 4
+    assert_generates(model)
+    assert_reloads(model, tmp_path)
+
+
 PLAIN_LOADER = """
 import sys
 sys.modules["greenprune"] = None  # this interpreter must do without it
@@ -461,5 +474,5 @@ def test_loading_as_stock_fails_loudly(tmp_path):
     """Who leaves trust_remote_code out must not get a model of random weights."""
     settle(model := cut(lively_model("llama"), SOME_LAYERS))
     model.save_pretrained(tmp_path)
-    with pytest.raises(RuntimeError, match="size mismatch|mismatched"):
+    with pytest.raises(RuntimeError, match=r"size mismatch|mismatched"):
         AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=False)

@@ -261,7 +261,7 @@ def _stock_form(model: PreTrainedModel, target: type[PreTrainedModel]) -> StockF
         for flags in combinations(off, number):
             wanted = fields | dict.fromkeys(flags, True)
             accepted = _accepted(model.config, wanted)
-            biases = _missing_biases(model, target, accepted) if accepted else None
+            biases = _missing_biases(model, target, accepted) if accepted is not None else None
             if biases is not None:
                 return StockForm(wanted, biases)
     return None
@@ -351,6 +351,6 @@ def _largest_fields(model: PreTrainedModel, views: list[LayerView]) -> dict[str,
     fitting = model.get_input_embeddings().embedding_dim // views[0].head_dim
     for heads in (fitting,) if derived else (most_heads, fitting, *range(most_heads - 1, 0, -1)):
         fields = _fields(model, heads, min(heads, most_kv_heads), channels)
-        if _accepted(model.config, fields):
+        if _accepted(model.config, fields) is not None:
             return fields
     raise AssertionError("a decoder has a number of heads that its configuration accepts")
