@@ -6,13 +6,17 @@ import math
 
 import pytest
 import torch
+from architectures import ARCHITECTURES, TOKENS, logits_of, random_model
 
-from greenprune.collect import STATISTICS, Statistic, Statistics, collect
+from greenprune.benchmark.perplexity import perplexity
+from greenprune.collect import STATISTICS, Statistic, Statistics, collect, removal
 from greenprune.collect.forward import last_positions
 from greenprune.collect.hidden_states import angular_distances, block_table
+from greenprune.collect.removal import losses_without
 from greenprune.collect.zero3 import collect_sharded
 from greenprune.config import CalibrationConfig, ModelConfig
 from greenprune.errors import ConfigError
+from greenprune.models import remove_layers
 
 BOTH = {"angular", "bi"}
 
@@ -140,3 +144,60 @@ def test_statistics_survive_the_disk(tmp_path, tiny_model):
     torch.testing.assert_close(again.angular_distance, stats.angular_distance, equal_nan=True, atol=0, rtol=0)
     torch.testing.assert_close(again.block_influence, stats.block_influence, atol=0, rtol=0)
     assert (again.num_samples, again.num_tokens) == (2, 16)
+
+
+def without(name, block):
+    """The loss after really removing the layers of a block."""
+    model = random_model(name)
+    remove_layers(model, block)
+    return math.log(perplexity(model, TOKENS, batch_size=2))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_losses_without_layers_are_those_after_removal(name):
+    blocks = [range(layer, layer + 1) for layer in range(6)] + [range(3), range(1, 5), range(4, 6)]
+    model = random_model(name)
+    before = logits_of(model)
+    losses = losses_without(model, TOKENS, blocks, batch_size=2)
+    assert losses.tolist() == pytest.approx([without(name, block) for block in blocks], abs=1e-6)
+    assert losses.unique().numel() == len(blocks)
+    assert torch.equal(logits_of(model), before)
+
+
+def test_perplexity_of_each_layer_counts_every_token_once(tiny_model):
+    one = collect(tiny_model, TOKENS, {"layer_perplexity"})["layer_perplexity"]
+    uneven = collect(tiny_model, TOKENS, {"layer_perplexity"}, batch_size=3)["layer_perplexity"]
+    torch.testing.assert_close(one, uneven, atol=1e-4, rtol=0)
+    remove_layers(tiny_model, [2])
+    assert one[2].item() == pytest.approx(perplexity(tiny_model, TOKENS), rel=1e-6)
+
+
+def test_layers_before_the_removed_ones_run_once(tiny_model):
+    calls = []
+    for index, layer in enumerate(tiny_model.model.layers):
+        layer.register_forward_hook(lambda *_, index=index: calls.append(index))
+    collect(tiny_model, TOKENS[:1], {"layer_perplexity"})
+    assert [calls.count(layer) for layer in range(4)] == [1, 2, 3, 4]
+
+
+def test_losses_without_layers_see_no_dropout():
+    model = random_model("opt").train()
+    blocks = [range(1), range(2, 4)]
+    assert torch.equal(losses_without(model, TOKENS, blocks), losses_without(random_model("opt"), TOKENS, blocks))
+    assert model.training
+
+
+def test_a_loss_that_is_not_finite_is_the_worst(tiny_model):
+    with torch.no_grad():
+        tiny_model.model.layers[2].mlp.down_proj.weight.fill_(math.nan)
+    losses = losses_without(tiny_model, TOKENS, [range(layer, layer + 1) for layer in range(4)])
+    assert losses.isinf().tolist() == [True, True, False, True]
+
+
+def test_layers_are_back_also_after_an_error(tiny_model, monkeypatch):
+    layers = tiny_model.model.layers
+    monkeypatch.setattr(removal, "cross_entropy", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        losses_without(tiny_model, TOKENS, [range(2, 3)])
+    assert tiny_model.model.layers is layers
+    assert not any(layer._forward_pre_hooks or layer._forward_hooks for layer in layers)

@@ -11,9 +11,11 @@ import sys
 import pytest
 import torch
 from architectures import ARCHITECTURES, TOKENS, logits_of, random_model
-from transformers import AutoModelForCausalLM
+from conftest import tiny_config
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from greenprune import PruneConfig, collect, prune
+from greenprune import PruneConfig, collect, perplexity, prune
+from greenprune.collect import Statistics
 from greenprune.config import PRUNE_VARIANTS
 from greenprune.errors import ConfigError, ModelError
 from greenprune.models import Decoder, remove_layers
@@ -21,7 +23,7 @@ from greenprune.prune import METHODS, Removed
 from greenprune.prune.depth import angular_block, least_influential
 from greenprune.prune.sequence import composed
 
-DEPTH = ["angular", "bi"]
+DEPTH = ["angular", "bi", "taylor_depth", "ppl_depth", "sleb", "minitron_depth"]
 
 
 @pytest.mark.parametrize("method", DEPTH)
@@ -108,6 +110,65 @@ def test_least_influential_by_hand():
     assert least_influential(influence, 2) == [1, 4]
     assert least_influential(influence, 2, skip_last=1) == [1, 3]
     assert least_influential(influence, 1, skip_first=2, skip_last=1) == [3]
+
+
+SCORES = {"taylor_depth": "layer.taylor", "ppl_depth": "layer_perplexity"}
+
+
+@pytest.mark.parametrize("method", SCORES)
+def test_lowest_scores_go_but_for_the_originals_protected_layers(method):
+    score = torch.tensor([0, 0, 0, 0, 7, 5, 6, 5, 8, 9, 0, 0.0], dtype=torch.float64)
+    statistics = Statistics({SCORES[method]: score}, 1, 1)
+    for fields, removed in [
+        ({"block_size": 1}, [5]),  # of equals the first
+        ({"block_size": 3}, [5, 6, 7]),
+        ({"block_size": 3, "skip_first": 0}, [0, 1, 2]),
+        ({"block_size": 3, "skip_last": 0}, [5, 10, 11]),
+    ]:
+        model = LlamaForCausalLM(tiny_config(num_hidden_layers=12))
+        assert prune(model, PruneConfig(method=method, **fields), statistics=statistics).layers_removed == removed
+    shallow = LlamaForCausalLM(tiny_config(num_hidden_layers=11))  # too few layers to protect six
+    config = PruneConfig(method=method, block_size=2)
+    assert prune(shallow, config, statistics=Statistics({SCORES[method]: score[:11]}, 1, 1)).layers_removed == [0, 1]
+
+
+def loss_without(model, layers) -> float:
+    shorter = copy.deepcopy(model)
+    remove_layers(shorter, layers)
+    return perplexity(shorter, TOKENS)
+
+
+def test_sleb_scores_anew_after_each_layer():
+    model, alive = random_model("llama"), [0, 1, 2, 3, 4, 5]
+    at_once = sorted(range(1, 5), key=lambda layer: loss_without(model, [layer]))[:3]
+    for _ in range(3):
+        gone = [layer for layer in range(6) if layer not in alive]
+        alive.remove(min(alive[1:-1], key=lambda layer: loss_without(model, [*gone, layer])))
+    report = prune(model, PruneConfig(method="sleb", block_size=3), calibration=TOKENS)  # keeps the first and last
+    assert report.layers_removed == [layer for layer in range(6) if layer not in alive]
+    assert report.layers_removed != sorted(at_once), "a case that one shot gets wrong"
+
+
+@pytest.mark.parametrize("skips", [(0, 0), (1, 2)])
+def test_minitron_depth_tries_every_window(skips):
+    model = random_model("gemma3_text")
+    windows = [[start, start + 1] for start in range(skips[0], 6 - skips[1] - 1)]
+    expected = min(windows, key=lambda window: loss_without(model, window))
+    config = PruneConfig(method="minitron_depth", block_size=2, skip_first=skips[0], skip_last=skips[1])
+    assert prune(model, config, calibration=TOKENS).layers_removed == expected
+
+
+def test_minitron_depth_prefers_a_lower_loss_to_an_unchanged_one(tiny_model):
+    useless, harmful = tiny_model.model.layers[1], tiny_model.model.layers[2]
+    with torch.no_grad():
+        useless.self_attn.o_proj.weight.zero_()
+        useless.mlp.down_proj.weight.zero_()
+        harmful.mlp.down_proj.weight.copy_(50 * tiny_model.lm_head.weight[5][:, None])  # always predicts token 5
+    dense = perplexity(tiny_model, TOKENS)
+    assert loss_without(tiny_model, [1]) == pytest.approx(dense)
+    assert loss_without(tiny_model, [2]) < dense
+    report = prune(tiny_model, PruneConfig(method="minitron_depth", block_size=1), calibration=TOKENS)
+    assert report.layers_removed == [2]
 
 
 def test_statistics_serve_several_configurations(tiny_model):

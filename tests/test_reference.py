@@ -85,3 +85,25 @@ def test_layers_and_perplexity_after_removal(method, block_size, statistics, seg
     report = prune(model, PruneConfig(method=method, block_size=block_size), statistics=statistics)
     assert report.layers_removed == theirs["removed"]
     assert perplexity(model, segments) == pytest.approx(theirs["ppl"], rel=5e-3)
+
+
+@pytest.fixture(scope="module")
+def short_calibration(calibration):
+    return calibration[:10, :128]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "statistic"), [("taylor_depth", "gradient"), ("ppl_depth", "layer_perplexity")])
+def test_shortened_llama(method, statistic, real_model, short_calibration, segments):
+    theirs = REFERENCE[method]
+    gathered = collect(real_model[0], short_calibration, {statistic}, batch_size=5)
+    score = gathered["layer.taylor" if method == "taylor_depth" else "layer_perplexity"]
+    assert score.tolist() == pytest.approx(theirs["score"], rel=1e-3)
+    assert score.argsort().tolist() == theirs["order_lowest_first"]
+    for count in range(1, 25):  # layers 0-3 and the last two are protected
+        assert least_influential(score, count, 4, 2) == sorted(theirs["order_unprotected"][:count])
+
+    model, _ = load_model("pypi:smollm2-135m")
+    report = prune(model, PruneConfig(method=method, block_size=6), statistics=gathered)
+    assert report.layers_removed == theirs["remove_6"]["removed"]
+    assert perplexity(model, segments) == pytest.approx(theirs["remove_6"]["ppl"], rel=5e-3)

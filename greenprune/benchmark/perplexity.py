@@ -47,13 +47,13 @@ def perplexity(model: PreTrainedModel, segments: torch.Tensor, batch_size: int =
     try:
         with torch.inference_mode():
             for batch in segments.split(batch_size):
-                total += _cross_entropy(model, batch.to(model.device))
+                total += cross_entropy(model, batch.to(model.device))
     finally:
         model.train(training)
     return math.exp(total / (segments.shape[0] * (segments.shape[1] - 1)))
 
 
-def _cross_entropy(model: PreTrainedModel, ids: torch.Tensor) -> float:
+def cross_entropy(model: PreTrainedModel, ids: torch.Tensor) -> float:
     """Sum of the cross-entropies of all next tokens of `ids` [batch, seq_len]."""
     total, begin = 0.0, 1
     for logits in _logits(model, ids):

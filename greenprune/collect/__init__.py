@@ -61,6 +61,10 @@ STATISTICS: dict[str, Statistic] = {
         "first- and second-order Taylor scores, from the gradient of each sample",
         compute="greenprune.collect.gradients:second_order",
     ),
+    "layer_perplexity": Statistic(
+        "perplexity with each layer removed alone",
+        compute="greenprune.collect.removal:layer_perplexity",
+    ),
 }
 
 

@@ -271,6 +271,34 @@ METHODS: dict[str, Method] = {
         "Men et al. 2024 (ShortGPT), arXiv:2403.03853",
         HIDDEN_STATES,
     ),
+    "taylor_depth": Method(
+        ShortenedDepthPruning,
+        "greenprune.prune.depth:remove_by_taylor",
+        "the layers of least first-order effect on the loss, one shot",
+        "Kim et al. 2024 (Shortened LLaMA, Taylor+), arXiv:2402.02834",
+        frozenset({"gradient"}),
+    ),
+    "ppl_depth": Method(
+        ShortenedDepthPruning,
+        "greenprune.prune.depth:remove_by_perplexity",
+        "the layers whose removal alone harms the perplexity least, one shot",
+        "Kim et al. 2024 (Shortened LLaMA, PPL), arXiv:2402.02834",
+        frozenset({"layer_perplexity"}),
+    ),
+    "sleb": Method(
+        SlebPruning,
+        "greenprune.prune.depth:remove_greedily",
+        "layer by layer, each time that whose removal harms the loss least",
+        "Song et al. 2024 (SLEB), arXiv:2402.09025",
+        tokens=True,
+    ),
+    "minitron_depth": Method(
+        DepthPruning,
+        "greenprune.prune.depth:remove_best_window",
+        "the contiguous block of layers whose removal harms the loss least",
+        "Muralidharan et al. 2024 (Minitron), arXiv:2407.14679; Sreenivas et al. 2024, arXiv:2408.11796",
+        tokens=True,
+    ),
 }
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from greenprune.collect.removal import losses_without
 from greenprune.config import DepthPruning
+from greenprune.models.decoder import Decoder
 from greenprune.models.surgery import remove_layers
 from greenprune.prune import Calibration, Removed
+
+log = logging.getLogger("greenprune")
 
 
 def angular_block(distance: Tensor, block_size: int, skip_first: int = 0, skip_last: int = 0) -> list[int]:
@@ -35,7 +41,61 @@ def remove_angular_block(model: PreTrainedModel, config: DepthPruning, calibrati
 
 
 def remove_least_influential(model: PreTrainedModel, config: DepthPruning, calibration: Calibration) -> Removed:
-    influence = calibration.required_statistics()["block_influence"]
-    layers = least_influential(influence, config.block_size, *config.skips(len(influence)))
+    return _remove_least(model, config, calibration.required_statistics()["block_influence"])
+
+
+def remove_by_taylor(model: PreTrainedModel, config: DepthPruning, calibration: Calibration) -> Removed:
+    """The layers of least sum over their weights of |w * dLoss/dw|, one shot (Taylor+ of Kim et al. 2024).
+
+    As in the authors' code layers 0-3 and the last two stay where skip_first and skip_last aren't given. On
+    purpose otherwise: a model of fewer than 12 layers protects none.
+    """
+    return _remove_least(model, config, calibration.required_statistics()["layer.taylor"])
+
+
+def remove_by_perplexity(model: PreTrainedModel, config: DepthPruning, calibration: Calibration) -> Removed:
+    """The layers whose removal alone leaves the least perplexity, one shot (PPL of Kim et al. 2024).
+
+    Protects layers as `remove_by_taylor` does.
+    """
+    return _remove_least(model, config, calibration.required_statistics()["layer_perplexity"])
+
+
+def _remove_least(model: PreTrainedModel, config: DepthPruning, score: Tensor) -> Removed:
+    layers = least_influential(score, config.block_size, *config.skips(len(score)))
     remove_layers(model, layers)
     return Removed(layers_removed=layers)
+
+
+def remove_greedily(model: PreTrainedModel, config: DepthPruning, calibration: Calibration) -> Removed:
+    """One layer after the other: that whose removal leaves the least loss of the model as it then is; of equals the
+    first.
+
+    SLEB, Song et al. 2024, algorithm 1; its code protects the first and the last layer. On purpose otherwise:
+    a model of fewer than 4 layers protects none.
+    """
+    total = len(Decoder(model))
+    first, last = config.skips(total)
+    alive = list(range(total))
+    for _ in range(config.block_size):
+        candidates = [range(place, place + 1) for place in range(first, len(alive) - last)]
+        losses = losses_without(model, calibration.required_tokens(), candidates, calibration.batch_size)
+        place = candidates[int(losses.argmin())].start
+        remove_layers(model, [place])
+        log.info("layer %d removed: loss %.4f", alive.pop(place), losses.min())
+    return Removed(layers_removed=sorted(set(range(total)) - set(alive)))
+
+
+def remove_best_window(model: PreTrainedModel, config: DepthPruning, calibration: Calibration) -> Removed:
+    """The contiguous block whose removal leaves the least loss; of equals the first.
+
+    Minitron: Muralidharan et al. 2024; contiguous blocks: Sreenivas et al. 2024. Public code takes the least
+    absolute change of a task's score. On purpose otherwise: the loss on the calibration text is the score, and a
+    block whose removal lowers it wins over one that changes nothing.
+    """
+    layers = config.prunable(len(Decoder(model)))
+    windows = [layers[i : i + config.block_size] for i in range(len(layers) - config.block_size + 1)]
+    losses = losses_without(model, calibration.required_tokens(), windows, calibration.batch_size)
+    best = list(windows[int(losses.argmin())])
+    remove_layers(model, best)
+    return Removed(layers_removed=best)

@@ -1,0 +1,99 @@
+"""How well a model predicts text without some of its layers, for every candidate at the price of half a forward.
+
+Layers before the removed ones don't notice, so one forward of the whole model gives the state from which each
+candidate goes on. The model's own forward runs, with a stand-in for the layers up to there: masks, rotary
+embeddings, final norm and head stay those of the architecture, and each layer keeps its position and so its type.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from greenprune.benchmark.perplexity import cross_entropy
+from greenprune.collect.forward import SECONDS_BETWEEN_LINES
+from greenprune.collect.hidden_states import watch_hidden_states
+from greenprune.models.decoder import Decoder
+
+log = logging.getLogger("greenprune")
+
+
+def layer_perplexity(model: PreTrainedModel, tokens: Tensor, batch_size: int) -> dict[str, Tensor]:
+    """`layer_perplexity` float64 [L]: perplexity over all tokens with each layer removed alone (Kim et al. 2024)."""
+    alone = [range(layer, layer + 1) for layer in range(len(Decoder(model)))]
+    return {"layer_perplexity": losses_without(model, tokens, alone, batch_size).exp()}
+
+
+@torch.inference_mode()
+def losses_without(model: PreTrainedModel, tokens: Tensor, blocks: Sequence[range], batch_size: int = 1) -> Tensor:
+    """Mean next-token cross-entropy with each block of contiguous layers removed. The model stays as it is.
+
+    tokens: LongTensor [num_samples, seq_len >= 2], each sample predicted on its own. Returns float64
+    [len(blocks)], in nats; inf where the rest of the model gives no finite loss. Holds the hidden states before
+    every block for one batch of samples.
+    """
+    decoder, training = Decoder(model), model.training
+    totals = torch.zeros(len(blocks), dtype=torch.float64)
+    started = shown = time.monotonic()
+    model.eval()
+    try:
+        for done, rows in enumerate(tokens.split(batch_size)):
+            batch = rows.to(model.device)
+            states = _states_before(decoder, batch, {block.start for block in blocks})
+            for index, block in enumerate(blocks):
+                with _running_from(decoder, block.stop, states[block.start]):
+                    totals[index] += cross_entropy(model, batch)
+                if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+                    shown = time.monotonic()
+                    share = (done + (index + 1) / len(blocks)) / math.ceil(len(tokens) / batch_size)
+                    log.info("removing layers in turn: %.0f %% after %.0f s", 100 * share, shown - started)
+    finally:
+        model.train(training)
+    losses = totals / (tokens.shape[0] * (tokens.shape[1] - 1))
+    return losses.nan_to_num(nan=math.inf, posinf=math.inf)
+
+
+def _states_before(decoder: Decoder, batch: Tensor, layers: Collection[int]) -> dict[int, Tensor]:
+    """The inputs h^l of the asked layers."""
+    states: dict[int, Tensor] = {}
+
+    def see(layer: int, hidden: Tensor) -> None:
+        if layer in layers:
+            states[layer] = hidden
+
+    handles = watch_hidden_states(decoder, see)
+    try:
+        decoder.backbone(input_ids=batch, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return states
+
+
+class _Given(nn.Module):
+    """A decoder layer whose output is known."""
+
+    def __init__(self, state: Tensor) -> None:
+        super().__init__()
+        self.state = state
+
+    def forward(self, *_: object, **__: object) -> Tensor:
+        return self.state
+
+
+@contextmanager
+def _running_from(decoder: Decoder, layer: int, state: Tensor) -> Iterator[None]:
+    """A forward inside runs only the layers from `layer` on, the first of them on `state`."""
+    layers = decoder.layers
+    decoder.owner.layers = nn.ModuleList([*[_Given(state)] * layer, *layers[layer:]])
+    try:
+        yield
+    finally:
+        decoder.owner.layers = layers
