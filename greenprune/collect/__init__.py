@@ -75,6 +75,7 @@ class Statistics:
     angular_distance: float64 [L, L], in units of pi; row n-1, column start: the block start..start+n-1;
         NaN where the block doesn't fit. (Gromov et al. 2024, equation 4.)
     block_influence: float64 [L]; 1 - mean over tokens of cos(input, output) (Men et al. 2024, equation 1).
+    layer_perplexity: float64 [L]; perplexity over all tokens with each layer removed alone; inf where it isn't finite.
     layer.taylor: float64 [L]; sum of |w·g| over a layer's weights, norms included, biases not; g is the gradient of
         the mean loss (Kim et al. 2024, Shortened LLaMA, equation 2). Of "gradient" and "fisher", like all below.
     param_first.PART: float32 [L, n]; sum of |w·g| for each channel of a part: rows of query (n = heads * head_dim),

@@ -232,7 +232,7 @@ class MaskPruning(PruneConfig):
 class Method:
     """One pruning method.
 
-    fields: the parameters it takes. statistics: names of collect.STATISTICS, gathered in one pass over the
+    fields: the parameters it takes. statistics: names of collect.STATISTICS, gathered once over the
     dense model and shared by all methods, ratios and options that ask for the same set. tokens: the function
     runs the model itself, on the calibration tokens.
     """
