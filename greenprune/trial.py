@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from greenprune import assets
+from greenprune.benchmark.own_tasks.rouge import METRICS as ROUGE
 from greenprune.config import Experiment, ModelConfig, NoHealing, NoPruning, TrialConfig
 from greenprune.results import TrialResult, write_result
 from greenprune.storage import Storage, write_atomically
@@ -262,7 +263,6 @@ def _loading(config: TrialConfig) -> dict[str, Any]:
 
 WH = 3600.0  # joules
 SIZE = ("parameters", "checkpoint_bytes", "layers")
-ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def _metrics(

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from greenprune.config import (
+    BenchmarkConfig,
     LoraHealing,
     PruneConfig,
     Shape,
@@ -237,6 +238,12 @@ def test_steps_are_checked_against_what_the_former_leave():
 def test_bad_prune_fields(fields, message):
     with pytest.raises(ValueError, match=message):
         PruneConfig(**fields)
+
+
+def test_files_and_assets_need_no_hub():
+    assert not BenchmarkConfig(perplexity=["pypi:wikipedia", "ptb=ptb.txt@64"]).reads_hub()
+    assert BenchmarkConfig(perplexity=["pypi:wikipedia", "c4"]).reads_hub()
+    assert BenchmarkConfig(tasks=["piqa"]).reads_hub()
 
 
 def test_perplexity_names():
