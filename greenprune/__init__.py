@@ -26,6 +26,7 @@ _PUBLIC = {
     "hypervolume": "greenprune.pareto",
     "knee": "greenprune.pareto",
     "constrained_best": "greenprune.pareto",
+    "compare": "greenprune.paired",
     "write_report": "greenprune.report",
 }
 __all__ = ["__version__", *_PUBLIC]

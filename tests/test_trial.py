@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from greenprune.config import parse_experiment
 from greenprune.errors import AssetError, GreenpruneError
-from greenprune.results import read_results
+from greenprune.results import describe, read_results
 from greenprune.storage import Storage
 from greenprune.store import Store
-from greenprune.trial import run_trial, write_trial
+from greenprune.trial import _task_metrics, run_trial, write_trial
 
 
 @pytest.fixture
@@ -49,6 +49,17 @@ def test_metrics_are_those_of_the_table(trial, tmp_path):
     assert metrics["energy_ratio"] > 0
     assert metrics["heal_loss_start"] > 0
     assert "accuracy" not in metrics  # no tasks: not measured, and never 0
+
+
+def test_metrics_of_generated_answers():
+    scored = {"value": 0.2, "stderr": 0.01, "floor": None, "unparsed": 0.5, "seconds": 3.0, "joules": 7200.0}
+    scored["metrics"] = {"rouge1": 0.3, "rouge1_stderr": 0.02, "rougeL": 0.2}
+    scores = {"accuracy": 0.2, "perplexity": {}, "tasks": {"xsum": scored}, "energy_wh_tasks": 2.0}
+    found = _task_metrics(scores, with_energy=True)
+    assert (found["xsum_acc"], found["xsum_unparsed"], found["xsum_wh"]) == (0.2, 0.5, 2.0)
+    assert (found["xsum_rouge1"], found["xsum_rougeL"]) == (0.3, 0.2)
+    assert all(describe(name) != ("", "") for name in found)
+    assert "xsum_rouge1_stderr" not in found
 
 
 def test_same_numbers_in_another_storage(trial, tmp_path):

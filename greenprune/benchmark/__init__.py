@@ -3,6 +3,7 @@
 Two stages, each from a checkpoint to one JSON file:
 
     accuracy_stage   accuracy.json: tasks, perplexities, size          (any machine; joules of each task too)
+                     answers/TASK.jsonl.gz: a line a document, for greenprune.paired
     energy_stage     energy.json: time, memory, energy of the workload (belongs to the machine it names)
 
 Both write emissions.csv, a line a window, with CodeCarbon's columns.
@@ -31,13 +32,14 @@ WEIGHTS = (".safetensors", ".bin")
 def accuracy_stage(
     out: Path, *, checkpoint: Path, config: BenchmarkConfig, dtype: str, trust_remote_code: bool = False
 ) -> None:
-    """Write out/accuracy.json and out/emissions.csv for the model in `checkpoint`.
+    """Write out/accuracy.json, out/answers/ and out/emissions.csv for the model in `checkpoint`.
 
     accuracy.json: accuracy, tasks and data (see measure_accuracy), perplexity {"<text>_ppl@<length>": …},
     parameters (tied ones once), checkpoint_bytes, layers, energy_wh_tasks, energy_kind, machine, hostname,
     readings. Metering can't fail this stage: where it isn't possible joules are None.
     """
     from greenprune.benchmark.accuracy import measure_accuracy
+    from greenprune.benchmark.answers import write_answers
     from greenprune.benchmark.perplexity import measure_perplexities
     from greenprune.energy import meter_if_possible, worst_kind
     from greenprune.models import load_checkpoint, load_tokenizer
@@ -47,6 +49,8 @@ def accuracy_stage(
     country = config.energy.country if config.energy else None
     measured = measure_accuracy(model, tokenizer, config, meter_if_possible(model.device, country))
     readings = measured.pop("readings")
+    for task, rows in measured.pop("answers").items():
+        write_answers(out / "answers", task, rows)
     result = {
         **measured,
         "perplexity": measure_perplexities(model, tokenizer, config),

@@ -1,7 +1,8 @@
 """Accuracy on lm-eval tasks, one task at a time so that each has its own time and energy.
 
 A limit draws documents with the seed instead of taking the first ones, which many data sets keep sorted.
-Beside each score stands its floor, what a model without knowledge gets.
+Beside each score stands its floor, what a model without knowledge gets. What the model answered is kept
+document by document, so that two models can be compared on the same ones.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from greenprune.benchmark.answers import answers, unparsed
+from greenprune.benchmark.fewshot import reserve_examples
 from greenprune.benchmark.positions import learned_positions
 from greenprune.benchmark.quiet import offline, quiet
 from greenprune.benchmark.tasks import TASKS, load_task, resolve_data
@@ -43,13 +46,15 @@ def measure_accuracy(
     """Evaluate `config.tasks`; each is one window of `meter`.
 
     Returns {"data": hub or assets, "accuracy": mean of the primary metrics (None without tasks), "tasks":
-    {name: {metric, value, stderr, floor (None where it has none), documents, metrics, seconds, joules (None
-    where not measured)}}, "readings": [Reading, …]}. Raises AssetError, ConfigError.
+    {name: {metric, value, stderr, floor (None where it has none), unparsed (share of generated answers that
+    nobody can read, which count 0; None where answers are chosen), documents, metrics, seconds, joules (None
+    where not measured)}}, "answers": {name: rows as `greenprune.benchmark.answers` makes them}, "readings":
+    [Reading, …]}. Raises AssetError, ConfigError.
     """
     if not config.tasks:
-        return {"data": None, "accuracy": None, "tasks": {}, "readings": []}
+        return {"data": None, "accuracy": None, "tasks": {}, "answers": {}, "readings": []}
     data = resolve_data(config.data)
-    tasks, readings = {}, []
+    tasks, given, readings = {}, {}, []
     with offline(data == "assets"), quiet("accuracy: set-up"):
         harness = HFLM(
             pretrained=model,
@@ -60,47 +65,53 @@ def measure_accuracy(
     for name in config.tasks:
         with offline(data == "assets"), quiet(f"accuracy: {name}"):
             task = load_task(name, data)
-            tasks[name], reading = _measure(harness, name, task, config, meter)
+            tasks[name], given[name], reading = _measure(harness, name, task, config, meter)
             readings.append(reading)
         log.info("accuracy: %s", describe(name, tasks[name]))
     accuracy = fmean(task["value"] for task in tasks.values())
-    return {"data": data, "accuracy": accuracy, "tasks": tasks, "readings": readings}
+    return {"data": data, "accuracy": accuracy, "tasks": tasks, "answers": given, "readings": readings}
 
 
 def describe(name: str, result: Mapping[str, Any]) -> str:
     floor = "" if result["floor"] is None else f"floor {result['floor']:.2f}, "
+    floor += "" if result["unparsed"] is None else f"unparsed {result['unparsed']:.2f}, "
     work = f"{result['documents']} documents, {result['seconds']:.0f} s"
     return f"{name} {result['metric']} {result['value']:.3f} ({floor}{work})"
 
 
 def _measure(
     harness: HFLM, name: str, task: Task, config: BenchmarkConfig, meter: Meter
-) -> tuple[dict[str, Any], Reading]:
-    task.set_config(key="num_fewshot", value=config.num_fewshot)
-    task.set_fewshot_seed(seed=config.seed)
+) -> tuple[dict[str, Any], list[dict[str, Any]], Reading]:
+    wanted = _primary(name, list(task.aggregation()))
     chosen = draw(len(task.task_docs), config.limit, config.seed)
+    documents = range(len(task.task_docs)) if chosen is None else chosen
+    reserve_examples(task, documents, config.num_fewshot, config.seed)
     torch.manual_seed(config.seed)  # for tasks that sample their answers
     with meter.window(name) as window, torch.inference_mode():
         outcome = evaluate(
             lm=harness,
             task_dict={"tasks": {task.task_name: task}, "groups": {}},
             samples=None if chosen is None else {task.task_name: chosen},
-            log_samples=False,
+            log_samples=True,
         )
-    metrics = _numbers(outcome["results"][task.task_name])
-    metric = TASKS[name].metric if name in TASKS else _primary(name, metrics)
-    documents = range(len(task.task_docs)) if chosen is None else chosen
+    metrics, logged = _numbers(outcome["results"][task.task_name]), outcome["samples"][task.task_name]
+    metric = _reported(name, wanted, metrics)
+    rows = answers(task, logged, metric)
+    value, stderr = metrics[metric], metrics.get(metric.replace(wanted, f"{wanted}_stderr", 1))
+    if any(wanted not in sample for sample in logged):  # lm-eval leaves these documents out of its mean
+        value, stderr = mean_and_error([row["score"] for row in rows])
     result = {
         "metric": metric,
-        "value": metrics[metric],
-        "stderr": metrics.get(f"{metric}_stderr"),
+        "value": value,
+        "stderr": stderr,
         "floor": floor(name, task, documents),
+        "unparsed": unparsed(rows),
         "documents": len(documents),
         "metrics": metrics,
         "seconds": window.reading.seconds,
         "joules": window.reading.energy_j,
     }
-    return result, window.reading
+    return result, rows, window.reading
 
 
 def draw(total: int, limit: int | None, seed: int) -> list[int] | None:
@@ -120,11 +131,26 @@ def _numbers(results: Mapping[str, Any]) -> dict[str, float]:
     return named
 
 
-def _primary(name: str, metrics: Mapping[str, float]) -> str:
+def mean_and_error(scores: Sequence[float]) -> tuple[float, float | None]:
+    """The mean and its standard error; None for that of a single score."""
+    return fmean(scores), stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else None
+
+
+def _reported(name: str, wanted: str, metrics: Mapping[str, float]) -> str:
+    """The metric as it was reported, with the first filter's name where it went through one: `em/strict`."""
+    for metric in metrics:
+        if metric.partition("/")[0] == wanted:
+            return metric
+    raise ConfigError(f"benchmark.tasks must give a number for each task, but {name} gave no {wanted}; leave it out")
+
+
+def _primary(name: str, metrics: Sequence[str]) -> str:
+    """Which of a task's metrics counts; known before the task is run."""
+    if name in TASKS:
+        return TASKS[name].metric
     for wanted in ACCURACIES:
-        for metric in metrics:
-            if metric == wanted or metric.startswith(f"{wanted}/"):
-                return metric
+        if wanted in metrics:
+            return wanted
     raise ConfigError(
         f"benchmark.tasks must give an accuracy ({', '.join(ACCURACIES)}), but {name} gives "
         f"{', '.join(metrics)}; leave it out, and ask for perplexities with benchmark.perplexity"

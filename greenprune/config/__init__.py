@@ -61,7 +61,7 @@ from greenprune.config.trial import (
     NoHealing,
     TrialConfig,
     perplexity_name,
-    split_length,
+    split_text,
 )
 
 __all__ = [
@@ -106,5 +106,5 @@ __all__ = [
     "perplexity_name",
     "points",
     "read_yaml",
-    "split_length",
+    "split_text",
 ]

@@ -120,9 +120,15 @@ class BenchmarkConfig(Section):
     seed: Int = 0
     batch_size: Int = Field(16, ge=1)
     max_length: Int = Field(2048, ge=8)
-    perplexity: list[str] = Field(default_factory=list, description="texts, as name or name@length")
+    perplexity: list[str] = Field(
+        default_factory=list, description="texts, as text, text@length or name=text@length; ptb=FILE for PTB"
+    )
     perplexity_segments: Int | None = Field(None, ge=1, description="first segments only; null takes all")
     energy: EnergyConfig | None = EnergyConfig()
+
+    def reads_hub(self) -> bool:
+        """Whether it matters where data comes from: for tasks, and texts that are neither files nor assets."""
+        return bool(self.tasks) or not all(is_whole_text(split_text(text)[1]) for text in self.perplexity)
 
     @field_validator("tasks")
     @classmethod
@@ -135,7 +141,12 @@ class BenchmarkConfig(Section):
     @field_validator("perplexity")
     @classmethod
     def _with_length(cls, texts: list[str]) -> list[str]:
-        texts = [text if split_length(text)[1] else f"{text}@2048" for text in texts]
+        texts = [text if split_text(text)[2] else f"{text}@2048" for text in texts]
+        if any(split_text(text)[1] == "ptb" for text in texts):
+            raise ValueError(
+                "names a text that can be had, got ptb: the Penn Treebank's licence lets nobody pass it on; "
+                "give your own copy of its test part as a file: ptb=PATH/ptb.test.txt@2048"
+            )
         names = [perplexity_name(text) for text in texts]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
@@ -143,20 +154,29 @@ class BenchmarkConfig(Section):
         return texts
 
 
-def split_length(text: str) -> tuple[str, int]:
-    """`'wikitext2@2048'` to `('wikitext2', 2048)`; length 0 where none is given."""
-    name, _, length = text.partition("@")
-    if not length:
-        return name, 0
-    if not length.isdigit() or int(length) < 2:
+def is_whole_text(source: str) -> bool:
+    """Whether a text is a file or an asset: these have no test split apart from the rest."""
+    return source.startswith("pypi:") or Path(source).suffix in TEXT_SUFFIXES
+
+
+def split_text(text: str) -> tuple[str, str, int]:
+    """Name, source and length: `'ptb=data/test.txt@2048'` gives `('ptb', 'data/test.txt', 2048)`.
+
+    Without a name it is the source's: `pypi:wikipedia` gives `wikipedia`, a file its stem. Length 0 where none
+    is given.
+    """
+    labelled, _, length = text.partition("@")
+    if length and (not length.isdigit() or int(length) < 2):
         raise ValueError(f"must be name@length with length an integer of at least 2, got {text!r}")
-    return name, int(length)
+    named = re.fullmatch(r"(\w+)=(.+)", labelled)
+    name, source = named.groups() if named else (None, labelled)
+    return name or re.sub(r"[.\s]", "_", Path(source.removeprefix("pypi:")).stem), source, int(length or 0)
 
 
 def perplexity_name(text: str) -> str:
-    """The metric that a text gives: `pypi:wikipedia@512` gives `wikipedia_ppl@512`, a file its stem's."""
-    name, length = split_length(text)
-    return f"{Path(name.removeprefix('pypi:')).stem}_ppl@{length}"
+    """The metric that a text gives: `pypi:wikipedia@512` gives `wikipedia_ppl@512`."""
+    name, _, length = split_text(text)
+    return f"{name}_ppl@{length}"
 
 
 class TrialConfig(Section):
@@ -169,12 +189,14 @@ class TrialConfig(Section):
     @model_validator(mode="after")
     def _perplexity_on_unseen_text(self) -> TrialConfig:
         """A file or an asset has no test split of its own, so it can't both be seen and be measured on."""
-        seen = {self.calibration.dataset, getattr(self.heal, "dataset", None)}
+        seen = {self.calibration.dataset, getattr(self.heal, "dataset", "")}
+        seen = set(filter(is_whole_text, seen))
         for text in self.benchmark.perplexity:
-            name = split_length(text)[0]
-            if name in seen and (name.startswith("pypi:") or Path(name).suffix in TEXT_SUFFIXES):
+            source = split_text(text)[1]
+            stand_in = source if self.benchmark.data == "hub" else f"pypi:{source}"
+            if seen & {source, stand_in}:
                 raise ValueError(
-                    f"benchmark.perplexity must use text that calibration and healing don't see, got {name}; "
+                    f"benchmark.perplexity must use text that calibration and healing don't see, got {source}; "
                     "measure on another text, or calibrate and heal on another"
                 )
         return self

@@ -9,22 +9,26 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from greenprune.config import flat, read_yaml
+from greenprune.config import flat, read_yaml, split_text
 from greenprune.errors import ConfigError
+from greenprune.paired import Difference, compare_results, is_dense
 from greenprune.pareto import DEFAULT_OBJECTIVES, Direction, finished, hypervolume, knee, pareto_front
 from greenprune.report.labels import label, labels
 from greenprune.report.plots import front_figure, need, save_front, svg
 from greenprune.report.tables import trials_table
-from greenprune.results import load_trials, locate_run
+from greenprune.results import load_trials, locate_run, read_results
 from greenprune.storage import write_atomically
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+MANY_UNPARSED = 0.05
+STAND_INS = ("wikitext2", "c4")  # texts that assets hold a small sample of under the hub's name
 __all__ = ["label", "labels", "save_front", "write_report"]
 
 
@@ -40,7 +44,7 @@ def write_report(run: str | Path, objectives: Mapping[str, Direction] | None = N
     trials = load_trials(run)
     chosen = dict(objectives or _sweep_objectives(run))
     try:
-        front = _front(trials, chosen)
+        front = _front(trials, chosen, run)
     except ConfigError as problem:
         if objectives:
             raise
@@ -69,7 +73,7 @@ def write_report(run: str | Path, objectives: Mapping[str, Direction] | None = N
     return path
 
 
-def _front(trials: DataFrame, objectives: dict[str, Direction]) -> dict[str, Any]:
+def _front(trials: DataFrame, objectives: dict[str, Direction], run: str | Path) -> dict[str, Any]:
     """Everything about the front that the page shows."""
     from markupsafe import Markup
 
@@ -83,13 +87,26 @@ def _front(trials: DataFrame, objectives: dict[str, Direction]) -> dict[str, Any
     return {
         "problem": None,
         "picture": Markup(svg(front_figure(trials, objectives))),  # matplotlib escapes its texts
-        "table": trials_table(trials.loc[front.index], names, full=False),
+        "table": trials_table(trials.loc[front.index], names, full=False, against_dense=_against_dense(front, run)),
         "index": front.index,
         "names": [names[i] for i in front.index],
         "knee": None if best is None else names[best.name],
         "hypervolume": hypervolume(trials, objectives),
         "hypervolume_dense": against_dense,
     }
+
+
+def _against_dense(front: DataFrame, run: str | Path) -> dict[Any, Difference]:
+    """By index, how a front's trials differ from the dense model; without those whose answers aren't here."""
+    storage, name = locate_run(run)
+    storage.pull(f"{name}/trials")
+    results = {result.trial_id: result for result in read_results(storage.local / name) if result.status == "ok"}
+    dense, differences = next(filter(is_dense, results.values()), None), {}
+    for index, trial_id in front["trial_id"].items():
+        if dense is not None and trial_id in results and trial_id != dense.trial_id:
+            with suppress(ConfigError):
+                differences[index] = compare_results(storage, results[trial_id], dense).overall
+    return differences
 
 
 def _sweep_objectives(run: str | Path) -> dict[str, Direction]:
@@ -116,7 +133,26 @@ def _cautions(trials: DataFrame) -> list[str]:
     if "benchmark.limit" in rows and rows["benchmark.limit"].notna().any():
         limits = ", ".join(_distinct(rows, "benchmark.limit"))
         cautions.append(f"Scores are from a sample of {limits} documents a task; mind their standard errors.")
+    for column in [c for c in rows if c.endswith("_unparsed") and rows[c].max() > MANY_UNPARSED]:
+        cautions.append(
+            f"Of the answers to {column.removesuffix('_unparsed')}, up to {rows[column].max():.0%} in a trial can't be "
+            "parsed; they count as wrong."
+        )
+    if texts := _stand_ins(rows):
+        cautions.append(
+            f"Perplexities of {' and '.join(texts)} are of the small samples that pinned wheels hold, not of the "
+            "test splits of papers: compare trials of this run only."
+        )
     return cautions
+
+
+def _stand_ins(rows: DataFrame) -> list[str]:
+    """The texts of the hub that these trials read from assets."""
+    if not {"benchmark.data", "benchmark.perplexity"} <= set(rows.columns):
+        return []
+    lists = rows.loc[rows["benchmark.data"] == "assets", "benchmark.perplexity"].dropna().unique()
+    sources = {split_text(text)[1] for cell in lists for text in json.loads(cell)}
+    return [name for name in STAND_INS if name in sources]
 
 
 def _facts(trials: DataFrame) -> list[tuple[str, str]]:

@@ -173,10 +173,10 @@ def _draw_floor(axes: Axes, rows: DataFrame, y: str) -> None:
 def floor_of(rows: DataFrame, metric: str) -> float | None:
     """The score without knowledge that belongs to `accuracy` (mean over tasks) or `<task>_acc`, else None."""
     if metric == "accuracy":
-        columns = [c for c in rows.columns if c.endswith("_floor") and c[:-6] + "_acc" in rows.columns]
+        columns = [c[:-4] + "_floor" for c in rows.columns if c.endswith("_acc") and "." not in c]
     else:
-        columns = [c for c in [metric.removesuffix("_acc") + "_floor"] if c in rows.columns]
-    if not columns or rows[columns].isna().all().any():
+        columns = [metric.removesuffix("_acc") + "_floor"]
+    if not columns or not set(columns) <= set(rows.columns) or rows[columns].isna().all().any():
         return None
     return float(rows[columns].mean().mean())
 

@@ -15,6 +15,8 @@ from greenprune.results import describe, is_missing
 if TYPE_CHECKING:
     from pandas import DataFrame, Index, Series
 
+    from greenprune.paired import Difference
+
 MISSING = "–"
 
 
@@ -36,11 +38,16 @@ def number(value: Any, pattern: str = "{:.4g}") -> str:
 
 
 def trials_table(
-    trials: DataFrame, names: Mapping[Any, str], on_front: Index | None = None, full: bool = True
+    trials: DataFrame,
+    names: Mapping[Any, str],
+    on_front: Index | None = None,
+    full: bool = True,
+    against_dense: Mapping[Any, Difference] | None = None,
 ) -> Table:
     """Identity, size, scores with floors, perplexity, speed, energy; without `full` the essential ones.
 
-    `names` gives each index its trial's label; `on_front` adds a column that marks those indices.
+    `names` gives each index its trial's label; `on_front` adds a column that marks those indices,
+    `against_dense` one that says whether an index's accuracy can be told from the dense model's.
     """
     columns: list[tuple[Cell, Callable[[Series], Cell]]] = [
         (Cell("#"), lambda row: Cell(number(row.get("trial_number"), "{:.0f}"))),
@@ -50,6 +57,10 @@ def trials_table(
         columns.append((Cell("front"), lambda row: Cell("●" if row.name in on_front else "", "mark")))
     columns.append(_plain(trials, "parameters_removed_ratio", "removed", "{:.1%}"))
     columns.append(_score(trials, "accuracy", "accuracy"))
+    if against_dense:
+        columns.append(
+            (Cell("against dense", "text", AGAINST_DENSE), lambda row: _verdict(against_dense.get(row.name)))
+        )
     if full:
         tasks = [c for c in trials.columns if c.endswith("_acc") and "." not in c]
         columns += [_score(trials, task, task.removesuffix("_acc")) for task in tasks]
@@ -72,6 +83,17 @@ def trials_table(
         columns.append((Cell("kind", "text"), lambda row: Cell(str(_or_missing(row["energy_kind"])), "text")))
     rows = [[make(row) for _, make in columns] for _, row in trials.iterrows()]
     return Table([head for head, _ in columns], rows)
+
+
+AGAINST_DENSE = "paired test of all tasks' answers to the same documents, at the 5 % level"
+
+
+def _verdict(found: Difference | None) -> Cell:
+    if found is None:
+        return Cell(MISSING, "text")
+    text = {"A better": "better", "B better": "worse"}.get(found.verdict, found.verdict)
+    interval = "" if found.low is None else f", 95 % interval {found.low:+.3f} to {found.high:+.3f}"
+    return Cell(text, "text", f"{found.difference:+.3f}{interval}, p = {found.p:.2g}, {found.documents} documents")
 
 
 BREAK_EVEN = "requests after which healing's energy is saved again, against the dense model"
