@@ -53,6 +53,14 @@ STATISTICS: dict[str, Statistic] = {
         "block influence: how much every layer turns the hidden states",
         "greenprune.collect.hidden_states:BlockInfluence",
     ),
+    "gradient": Statistic(
+        "first-order Taylor scores of layers, heads and channels",
+        compute="greenprune.collect.gradients:first_order",
+    ),
+    "fisher": Statistic(
+        "first- and second-order Taylor scores, from the gradient of each sample",
+        compute="greenprune.collect.gradients:second_order",
+    ),
 }
 
 
@@ -63,6 +71,13 @@ class Statistics:
     angular_distance: float64 [L, L], in units of pi; row n-1, column start: the block start..start+n-1;
         NaN where the block doesn't fit. (Gromov et al. 2024, equation 4.)
     block_influence: float64 [L]; 1 - mean over tokens of cos(input, output) (Men et al. 2024, equation 1).
+    layer.taylor: float64 [L]; sum of |w·g| over a layer's weights, norms included, biases not; g is the gradient of
+        the mean loss (Kim et al. 2024, Shortened LLaMA, equation 2). Of "gradient" and "fisher", like all below.
+    param_first.PART: float32 [L, n]; sum of |w·g| for each channel of a part: rows of query (n = heads * head_dim),
+        of key and value (kv_heads * head_dim), of gate (where there is one) and up (channels); columns of out and down.
+        vectorize.PART: |sum of w·g|. Of "fisher" only: param_second.PART: sum of w²A, where A is the mean over samples
+        of squared gradients; param_mix.PART: sum of |w·g - w²A/2| (Ma et al. 2023, LLM-Pruner, equations 3 to 5).
+        Layers narrower than others are filled up with NaN.
     num_samples, num_tokens: what was averaged over, padding left out.
     parameters_per_worker: elements that each ZeRO-3 worker held; None for an unsharded pass.
     """

@@ -252,7 +252,7 @@ ACTIVATIONS = frozenset({"activations"})
 def _gradients(config: LlmPrunerPruning) -> frozenset[str]:
     if config.importance in ("l1", "l2", "random"):
         return frozenset()
-    return frozenset({"gradient", "fisher"} if config.importance in ("param_second", "param_mix") else {"gradient"})
+    return frozenset({"fisher"} if config.importance in ("param_second", "param_mix") else {"gradient"})
 
 
 METHODS: dict[str, Method] = {

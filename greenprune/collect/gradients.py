@@ -1,0 +1,270 @@
+"""Taylor statistics: how much the loss would change without a channel or a layer, from gradients.
+
+Gradients of a whole model are as large as the model, and a sum of |w·g| needs the gradient of all samples at
+once. So backpropagation goes layer by layer here: a forward pass keeps the layers' inputs (in CPU memory); then, from
+the last layer to the first, a layer is run again for every batch, its gradients are added up, scored and dropped.
+The peak is the model, one layer's gradients and one layer's activations, whatever the number of samples, and the
+cost that of activation checkpointing. (Transformers' own checkpointing only works in training mode.)
+
+The loss is the mean next-token cross-entropy over all tokens; all samples have one length.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from greenprune.collect.forward import SECONDS_BETWEEN_LINES
+from greenprune.models.decoder import Decoder, LayerView, layer_output
+
+log = logging.getLogger("greenprune")
+
+# -------------------------------------------------------------------------------------------------- maths
+
+
+# Each weight's score; their sum over a row or column (of vectorize: its absolute value) is that of the channel.
+# g: gradient of the mean loss; a: mean over samples of the squared gradient of each sample's loss, the diagonal of the
+# Fisher matrix in place of the Hessian. Ma et al. 2023, equations 3 to 5.
+FIRST_ORDER: dict[str, Callable[..., Tensor]] = {
+    "param_first": lambda w, g: (w * g).abs(),
+    "vectorize": lambda w, g: w * g,
+}
+SECOND_ORDER: dict[str, Callable[..., Tensor]] = {
+    "param_second": lambda w, g, a: w * w * a,
+    "param_mix": lambda w, g, a: (w * g - w * w * a / 2).abs(),
+}
+
+
+def part_sums(view: LayerView, elements: Callable[[nn.Linear], Tensor]) -> dict[str, Tensor]:
+    """Elements of a layer's matrices summed for each channel of each coupled part.
+
+    elements: of a linear, [out_features, in_features]. Gives query [heads * head_dim], key and value
+    [kv_heads * head_dim], out [heads * head_dim]; gate (where there is one), up and down [channels]: sums of the rows
+    that make a channel, and of the columns of `out` and `down` that read it.
+    """
+    rows = cache(lambda linear: elements(linear).sum(dim=1))
+    makers = {"query": view.query, "key": view.key, "value": view.value, "gate": view.gate, "up": view.up}
+    sums = {name: rows(part.linear)[part.index] for name, part in makers.items() if part is not None}
+    return sums | {"out": elements(view.out).sum(dim=0), "down": elements(view.down).sum(dim=0)}
+
+
+# --------------------------------------------------------------------------------------- the backward pass
+
+
+@dataclass
+class Gradients:
+    """Of one layer, float32, by parameter name: of the mean loss, and the mean over samples of their squares."""
+
+    layer: int
+    mean: dict[str, Tensor]
+    squares: dict[str, Tensor] | None
+
+
+@dataclass
+class Batch:
+    """Some samples on their way back: the inputs kept for layers, and the loss's gradient of the layer's output."""
+
+    size: int
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+    upstream: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+def layer_gradients(
+    model: PreTrainedModel, tokens: Tensor, batch_size: int = 1, squares: bool = False
+) -> Iterator[Gradients]:
+    """The gradients of every decoder layer's parameters, from the last layer to the first.
+
+    tokens: LongTensor [num_samples, seq_len]. squares: also those of each sample's gradient, for which samples go
+    one by one. The model is as before when the iterator ends or is closed.
+    """
+    decoder = Decoder(model)
+    with _frozen(model):
+        calls = LayerCalls(decoder, tokens, 1 if squares else batch_size)
+        for start in reversed(range(0, len(decoder), calls.spacing)):
+            layers = range(start, min(start + calls.spacing, len(decoder)))
+            calls.fill_inputs(layers)
+            for layer in reversed(layers):
+                yield calls.backward(layer, squares)
+
+
+class LayerCalls:
+    """What every layer was called with in a forward pass over all samples, to call it again."""
+
+    def __init__(self, decoder: Decoder, tokens: Tensor, batch_size: int) -> None:
+        self.decoder = decoder
+        self.device = decoder.model.device
+        self.samples, self.targets = len(tokens), tokens.shape[1] - 1
+        self.spacing = input_spacing(decoder, tokens.numel())
+        self.others: dict[tuple[int, int], tuple[Any, dict[str, Any]]] = {}  # by layer and batch size
+        self.batches = [self._forward(rows) for rows in tokens.split(batch_size)]
+
+    def _forward(self, tokens: Tensor) -> Batch:
+        batch, leaves = Batch(len(tokens)), []
+
+        def before(index: int) -> Callable[..., None]:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                hidden, *others = args
+                # Masks and positions are the same for all samples of one length.
+                self.others.setdefault((index, batch.size), (others, kwargs))
+                if index % self.spacing == 0:
+                    batch.inputs[index] = hidden.cpu()
+
+            return hook
+
+        def after(_: nn.Module, __: Any, output: Any) -> Any:
+            hidden: Any = layer_output(output)
+            leaves.append(hidden.detach().requires_grad_())
+            return (leaves[0], *output[1:]) if isinstance(output, tuple) else leaves[0]
+
+        layers = self.decoder.layers
+        handles = [layer.register_forward_pre_hook(before(i), with_kwargs=True) for i, layer in enumerate(layers)]
+        handles.append(layers[-1].register_forward_hook(after))
+        try:
+            with torch.enable_grad():
+                tokens = tokens.to(self.device)
+                logits = self.decoder.model(input_ids=tokens, use_cache=False).logits[:, :-1].flatten(0, 1)
+                loss = nn.functional.cross_entropy(logits.float(), tokens[:, 1:].flatten(), reduction="sum")
+            (batch.upstream,) = torch.autograd.grad(loss, leaves)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return batch
+
+    def fill_inputs(self, layers: range) -> None:
+        """Compute the inputs of these layers that weren't kept, from that of the first."""
+        for batch in self.batches:
+            for layer in layers[:-1]:
+                with torch.no_grad():
+                    batch.inputs[layer + 1] = self._call(layer, batch, batch.inputs[layer].to(self.device)).cpu()
+
+    def _call(self, layer: int, batch: Batch, hidden: Tensor) -> Tensor:
+        others, kwargs = self.others[layer, batch.size]
+        return layer_output(self.decoder.layers[layer](hidden, *others, **kwargs))
+
+    def backward(self, layer: int, squares: bool) -> Gradients:
+        """Take the loss's gradient through a layer, for all batches."""
+        names, parameters = zip(*self.decoder.layers[layer].named_parameters(), strict=True)
+        sums: list[Tensor] = []
+        square_sums: list[Tensor] = []
+        for parameter in parameters:
+            parameter.requires_grad_()
+        for batch in self.batches:
+            with torch.enable_grad():
+                hidden = batch.inputs.pop(layer).to(self.device).requires_grad_()
+                output = self._call(layer, batch, hidden)
+            upstream = batch.upstream.to(self.device)
+            gradient, *found = torch.autograd.grad(output, (hidden, *parameters), upstream)
+            batch.upstream = gradient.cpu()
+            if not sums:
+                sums = [torch.zeros_like(part, dtype=torch.float32) for part in found]
+                square_sums = [torch.zeros_like(part) for part in sums] if squares else []
+            for total, part in zip(sums, found, strict=True):
+                total += part
+            for total, part in zip(square_sums, found, strict=squares):
+                total.addcmul_(part.float(), part.float())
+            del found, part  # before the next batch makes its own
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        # The loss was summed over tokens: of the samples' mean losses the gradients are 1/targets of that.
+        mean = [part.div_(self.samples * self.targets) for part in sums]
+        mean_squares = [part.div_(self.samples * self.targets**2) for part in square_sums]
+        return Gradients(
+            layer,
+            dict(zip(names, mean, strict=True)),
+            dict(zip(names, mean_squares, strict=True)) if squares else None,
+        )
+
+
+def input_spacing(decoder: Decoder, num_tokens: int) -> int:
+    """Of how many layers one keeps its input: all, unless that takes more memory than the model itself.
+
+    Otherwise one in sqrt(L), and the others are computed once more: Chen et al. 2016, section 4.
+    """
+    weight = decoder.view(0).out.weight
+    kept = len(decoder) * num_tokens * weight.shape[0] * weight.element_size()
+    whole = sum(parameter.numel() * parameter.element_size() for parameter in decoder.model.parameters())
+    return 1 if kept <= whole else round(math.sqrt(len(decoder)))
+
+
+@contextmanager
+def _frozen(model: PreTrainedModel) -> Iterator[None]:
+    """No gradients but those asked for, and no dropout."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.requires_grad_(False)
+        model.eval()
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        for module, mode in modes:
+            module.training = mode
+
+
+# ------------------------------------------------------------------------------------------ the statistics
+
+
+def first_order(model: PreTrainedModel, tokens: Tensor, batch_size: int) -> dict[str, Tensor]:
+    """The statistic "gradient": see `Statistics`."""
+    return taylor_scores(model, layer_gradients(model, tokens, batch_size))
+
+
+def second_order(model: PreTrainedModel, tokens: Tensor, batch_size: int) -> dict[str, Tensor]:
+    """The statistic "fisher": as "gradient", and the second-order scores."""
+    return taylor_scores(model, layer_gradients(model, tokens, batch_size, squares=True))
+
+
+def taylor_scores(model: PreTrainedModel, gradients: Iterator[Gradients]) -> dict[str, Tensor]:
+    """Scores of layers and channels, float32 on the CPU, the layers' stacked in order."""
+    decoder, shown = Decoder(model), time.monotonic()
+    found: list[dict[str, Tensor]] = []  # from the last layer
+    for gradient in gradients:
+        found.append(_layer_scores(decoder.view(gradient.layer), gradient))
+        del gradient  # before the next layer's is made
+        if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+            shown = time.monotonic()
+            log.info("gradients: %d of %d layers", len(found), len(decoder))
+    return {name: _stacked([scores[name] for scores in reversed(found)]) for name in found[0]}
+
+
+def _layer_scores(view: LayerView, gradient: Gradients) -> dict[str, Tensor]:
+    named = {name: parameter for name, parameter in view.module.named_parameters() if not name.endswith("bias")}
+    weights = {name: weight.detach().float() for name, weight in named.items()}
+    taylor = sum((weight * gradient.mean[name]).abs().sum(dtype=torch.float64) for name, weight in weights.items())
+    scores = {"layer.taylor": torch.as_tensor(taylor).cpu()}
+
+    names = {id(weight): name for name, weight in named.items()}
+
+    def add(importance: str, score: Callable[..., Tensor], *of: dict[str, Tensor]) -> None:
+        def elements(linear: nn.Linear) -> Tensor:
+            name = names[id(linear.weight)]
+            return score(weights[name], *(part[name] for part in of))
+
+        for part, sums in part_sums(view, elements).items():
+            scores[f"{importance}.{part}"] = sums.abs().cpu()
+
+    for importance, score in FIRST_ORDER.items():
+        add(importance, score, gradient.mean)
+    if gradient.squares is not None:
+        for importance, score in SECOND_ORDER.items():
+            add(importance, score, gradient.mean, gradient.squares)
+    return scores
+
+
+def _stacked(layers: Sequence[Tensor]) -> Tensor:
+    """[L, …], narrower layers filled up with NaN."""
+    if layers[0].dim() == 0:
+        return torch.stack(list(layers))
+    return pad_sequence(list(layers), batch_first=True, padding_value=math.nan)
