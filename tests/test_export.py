@@ -162,6 +162,18 @@ def test_card(tmp_path: Path):
     assert "energy_wh_tasks" not in card.text
 
 
+def test_code_of_a_pruned_class_is_exported_and_the_card_says_so(runs: Path, tmp_path: Path):
+    plain = ModelCard(model_card(result("bi-aab2", "prune"))).text
+    assert "trust_remote_code" not in plain
+    folder = runs / "_stages" / "prune" / "bi-aab2-prune" / "checkpoint"
+    (folder / "modeling_pruned.py").write_text("class PrunedLlamaForCausalLM: ...")
+    out = export(runs / "demo", "bi-aab2", tmp_path / "out")
+    assert "modeling_pruned.py" in names(out)
+    card = (out / "README.md").read_text()
+    assert "AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)" in card
+    assert "layers differ in width" in card
+
+
 def test_card_claims_nothing_that_was_not_measured():
     plain = result("bi-1", heal={"method": "none"}, model={"id": "pypi:smollm2-135m"})
     metrics = {**METRICS, "heal_energy_wh": None, "energy_kind": "measured", "energy_source": "nvml_counter"}

@@ -357,6 +357,24 @@ def test_zeros_that_no_mask_made_may_be_filled(checkpoint, tmp_path):
     assert healed.model.layers[0].mlp.up_proj.weight[0].any()
 
 
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+def test_layers_of_different_widths_heal_and_stay_so(checkpoint, tmp_path, quantize):
+    from greenprune.models import keep_channels, keep_heads, load_checkpoint, settle
+
+    model = load_checkpoint(checkpoint, device="cpu")
+    keep_heads(model, 1, [0, 2])
+    keep_channels(model, 1, range(64))
+    assert settle(model) == "trust_remote_code"
+    model.save_pretrained(tmp_path / "pruned")
+    healed, history = heal(tmp_path / "pruned", TRAIN, VALIDATION, config(quantize=quantize), tmp_path / "work")
+    assert history["loss_end"] < history["loss_start"] - 0.2
+    healed.save_pretrained(tmp_path / "healed")
+    reloaded = load_checkpoint(tmp_path / "healed", device="cpu")
+    assert type(reloaded).__name__ == "PrunedLlamaForCausalLM"
+    assert [widths["channels"] for widths in reloaded.config.layer_widths] == [128, 64, 128]
+    assert torch.equal(logits(reloaded), logits(healed))
+
+
 # ------------------------------------------------------------------------------------------------- QLoRA
 
 

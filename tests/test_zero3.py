@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from architectures import TOKENS, random_model
 
 from greenprune.collect import collect
 from greenprune.collect.zero3 import collect_sharded
 from greenprune.config import CalibrationConfig, ModelConfig
 from greenprune.data import calibration_tokens
+from greenprune.models import keep_channels, keep_heads, settle
 from greenprune.prune.depth import angular_block
 
 pytestmark = pytest.mark.real
@@ -39,6 +41,20 @@ def test_two_workers_equal_one(real_model, tmp_path, ray_here):
     torch.testing.assert_close(sharded.angular_distance, plain.angular_distance, atol=1e-4, rtol=0, equal_nan=True)
     torch.testing.assert_close(sharded.block_influence, plain.block_influence, atol=1e-4, rtol=0)
     assert (sharded.num_samples, sharded.num_tokens) == (7, 7 * 64)
+    assert_halves(sharded, model)
+
+
+def test_layers_of_different_widths_shard_too(tmp_path, ray_here):
+    model = random_model("llama")
+    keep_heads(model, 1, [0, 2])
+    keep_channels(model, 1, range(16))
+    assert settle(model) == "trust_remote_code"
+    model.save_pretrained(tmp_path / "pruned")
+    source = ModelConfig(id=str(tmp_path / "pruned"))
+    config = CalibrationConfig(dataset="unused", num_samples=4, seq_len=16, num_workers=2)
+    sharded = collect_sharded(source, TOKENS, {"angular", "bi"}, config, str(tmp_path / "scratch"))
+    plain = collect(model, TOKENS, {"angular", "bi"})
+    torch.testing.assert_close(sharded.block_influence, plain.block_influence, atol=1e-5, rtol=0)
     assert_halves(sharded, model)
 
 

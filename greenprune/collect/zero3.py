@@ -53,11 +53,10 @@ def collect_on_worker(inputs: dict[str, Any]) -> Statistics:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
     import torch.distributed as dist
-    from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
 
     from greenprune.collect.forward import ForwardPass
-    from greenprune.models.load import DTYPES
+    from greenprune.models.load import DTYPES, model_class
 
     source: ModelConfig = inputs["source"]
     settings = {
@@ -68,8 +67,9 @@ def collect_on_worker(inputs: dict[str, Any]) -> Statistics:
     }
     deepspeed.init_distributed(dist_backend=dist.get_backend())
     alive = HfDeepSpeedConfig(settings)  # from_pretrained shards only while this object lives
-    model = AutoModelForCausalLM.from_pretrained(
-        materialize(source), dtype=DTYPES[source.dtype], trust_remote_code=source.trust_remote_code
+    checkpoint = materialize(source)
+    model = model_class(checkpoint).from_pretrained(
+        checkpoint, dtype=DTYPES[source.dtype], trust_remote_code=source.trust_remote_code
     )
     engine = deepspeed.initialize(model=model, config=settings)[0]
     engine.eval()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from greenprune.errors import GreenpruneError
-from greenprune.models.load import default_device
+from greenprune.models.load import default_device, model_class
 
 
 def load_nf4(checkpoint: Path, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -21,7 +21,7 @@ def load_nf4(checkpoint: Path, trust_remote_code: bool = False) -> PreTrainedMod
     try:
         import bitsandbytes  # a broken installation fails here, with the clearest message
 
-        model = AutoModelForCausalLM.from_pretrained(
+        model = model_class(checkpoint).from_pretrained(
             checkpoint,
             dtype=compute,
             trust_remote_code=trust_remote_code,

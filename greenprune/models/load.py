@@ -40,9 +40,12 @@ def load_checkpoint(
 
 
 def model_class(folder: Path) -> Any:
-    """What loads the checkpoint: our class for layers of different widths, whose copy in `folder` isn't run."""
+    """What loads the checkpoint in `folder`: for layers of different widths our own class, so that no code in the
+    folder runs; otherwise AutoModelForCausalLM."""
     config = json.loads((folder / "config.json").read_text())
-    return CLASSES[config["model_type"]][0] if "layer_widths" in config else AutoModelForCausalLM
+    if "layer_widths" in config and config.get("model_type") in CLASSES:
+        return CLASSES[config["model_type"]][0]
+    return AutoModelForCausalLM
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -50,7 +53,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
-    """Write an ordinary Transformers checkpoint (safetensors) with its tokenizer."""
+    """Write a Transformers checkpoint (safetensors) with its tokenizer, and the code that its class needs."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -7,6 +7,7 @@ width becomes its Pruned… class (modeling_pruned.py), whose code travels with 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
@@ -123,16 +124,24 @@ def _keep_rows(parts: Sequence[tuple[Rows, Tensor]]) -> None:
     for rows, positions in parts:
         kept.setdefault(rows.linear, []).append(rows.index[positions.to(rows.index.device)])
     for linear, indices in kept.items():
-        index = torch.cat(indices).sort().values
-        linear.weight = _parameter(linear.weight[index], linear.weight)
-        if linear.bias is not None:
-            linear.bias = _parameter(linear.bias[index], linear.bias)
-        linear.out_features = len(index)
+        _keep_outputs(linear, torch.cat(indices).sort().values)
 
 
-def _keep_columns(linear: nn.Linear, index: Tensor) -> None:
-    linear.weight = _parameter(linear.weight[:, index.to(linear.weight.device)], linear.weight)
-    linear.in_features = len(index)
+def _keep_outputs(linear: nn.Linear, index: Tensor) -> None:
+    linear.weight = _parameter(linear.weight[index.to(linear.weight.device)], linear.weight)
+    if linear.bias is not None:
+        linear.bias = _parameter(linear.bias[index.to(linear.bias.device)], linear.bias)
+    linear.out_features = len(index)
+
+
+def _keep_columns(matrix: nn.Linear | nn.Embedding, index: Tensor) -> None:
+    matrix.weight = _parameter(matrix.weight[:, index.to(matrix.weight.device)], matrix.weight)
+    if isinstance(matrix, nn.Linear):
+        matrix.in_features = len(index)
+
+
+def _keep_norm(norm: nn.Module, index: Tensor) -> None:
+    norm.weight = _parameter(norm.weight[index.to(norm.weight.device)], norm.weight)
 
 
 def _parameter(values: Tensor, like: nn.Parameter) -> nn.Parameter:
@@ -170,36 +179,41 @@ def keep_hidden(model: PreTrainedModel, dims: Sequence[int]) -> None:
             "the hidden size can be pruned where the size of a head is a setting of its own, got "
             f"{model.config.model_type}, which derives it from the hidden size; prune heads, channels or layers"
         )
-    views = [decoder.view(layer) for layer in range(len(decoder))]
     head = model.get_output_embeddings()
     tied = head.weight is embeddings.weight
+    index = torch.tensor(chosen)
     with torch.no_grad():
-        index = torch.tensor(chosen)
         _keep_columns(embeddings, index)
-        embeddings.embedding_dim = len(chosen)
         if tied:
             head.weight, head.in_features = embeddings.weight, len(chosen)
         else:
             _keep_columns(head, index)
-        norms = [norm for view in views for norm in view.norms.values()]
-        for norm in (*norms, model.get_submodule(decoder.layout.final_norm)):
-            norm.weight = _parameter(norm.weight[index.to(norm.weight.device)], norm.weight)
-        for view in views:
-            for linear in {view.query.linear, view.key.linear, view.value.linear, view.up.linear} | (
-                {view.gate.linear} if view.gate else set()
-            ):
-                _keep_columns(linear, index)
-            for linear in (view.out, view.down):
-                whole = Rows(linear, torch.arange(total, device=linear.weight.device))
-                _keep_rows(((whole, index),))
+        _keep_norm(model.get_submodule(decoder.layout.final_norm), index)
+        for view in _views(model):
+            for norm in view.norms.values():
+                _keep_norm(norm, index)
+            for linear in view.linears.values():
+                if linear in (view.out, view.down):
+                    _keep_outputs(linear, index)
+                else:
+                    _keep_columns(linear, index)
     for module in model.modules():
         _set_size(module, "hidden_size", len(chosen))
+    embeddings.embedding_dim = len(chosen)
     if hasattr(embeddings, "embed_scale"):
         embeddings.scalar_embed_scale = len(chosen) ** 0.5
         embeddings.embed_scale.fill_(embeddings.scalar_embed_scale)
 
 
 # -------------------------------------------------------------------------------- class and configuration
+
+
+@dataclass(frozen=True)
+class StockForm:
+    """How a stock class takes a model's shape: fields of its configuration, and biases that it has more (zeros)."""
+
+    fields: dict[str, Any]
+    biases: list[str]
 
 
 def settle(model: PreTrainedModel) -> Needs:
@@ -211,21 +225,20 @@ def settle(model: PreTrainedModel) -> Needs:
 
     Raises ModelError for a model of other code than Transformers' whose own configuration can't say it.
     """
-    config, views = model.config, _views(model)
-    pruned, stock = CLASSES[config.model_type]
+    pruned, stock = CLASSES[model.config.model_type]
     foreign = type(model) is not stock and type(model).__name__ != pruned.__name__
     target = type(model) if foreign else stock
-    if (fields := _stock_fields(model, views, target)) is not None:
-        _set_stock(model, fields, target)
+    if form := _stock_form(model, target):
+        _set_stock(model, target, form)
     elif foreign:
         raise ModelError(
             f"layers of different widths need Transformers' own code of an architecture, got {type(model).__name__}; "
             "prune to one width for all layers, or load the model without trust_remote_code"
         )
     else:
-        _set_pruned(model, views, pruned)
-    for view in views:
-        set_heads(view.attention, view.heads, view.kv_heads, config)
+        _set_pruned(model, pruned)
+    for view in _views(model):
+        set_heads(view.attention, view.heads, view.kv_heads, model.config)
     return "trust_remote_code" if model.is_remote_code() else "transformers"
 
 
@@ -234,13 +247,12 @@ def _views(model: PreTrainedModel) -> list[LayerView]:
     return [decoder.view(layer) for layer in range(len(decoder))]
 
 
-def _stock_fields(
-    model: PreTrainedModel, views: list[LayerView], target: type[PreTrainedModel]
-) -> dict[str, Any] | None:
-    """The fields with which `target` has the model's shape but for biases it may have beside; None if there are none.
+def _stock_form(model: PreTrainedModel, target: type[PreTrainedModel]) -> StockForm | None:
+    """None where `target` can't have this shape; the fewest biases otherwise.
 
     The judge is the class itself, built without memory: what it gives is what from_pretrained will build.
     """
+    views = _views(model)
     if len({(view.heads, view.kv_heads, view.channels) for view in views}) > 1:
         return None
     fields = _fields(model, views[0].heads, views[0].kv_heads, views[0].channels)
@@ -249,45 +261,46 @@ def _stock_fields(
         for flags in combinations(off, number):
             wanted = fields | dict.fromkeys(flags, True)
             accepted = _accepted(model.config, wanted)
-            if accepted is not None and _holds(accepted, target, model):
-                return wanted
+            biases = _missing_biases(model, target, accepted) if accepted is not None else None
+            if biases is not None:
+                return StockForm(wanted, biases)
     return None
 
 
 def _fields(model: PreTrainedModel, heads: int, kv_heads: int, channels: int) -> dict[str, Any]:
-    config, layout = model.config, Decoder(model).layout
-    head_dim, hidden = _views(model)[0].head_dim, model.get_input_embeddings().embedding_dim
-    fields = {"num_attention_heads": heads, layout.config_channels: channels}
-    if not layout.head_dim_from_hidden:
-        fields |= {"hidden_size": hidden, "num_key_value_heads": kv_heads}
-        if hasattr(config, "head_dim") or head_dim != hidden // heads:
-            fields["head_dim"] = head_dim  # Qwen 2 and Phi-3 read it too, though their configurations don't list it
-    return fields
+    """The configuration's fields for these widths, under the names of the architecture."""
+    config, decoder = model.config, Decoder(model)
+    fields = {"num_attention_heads": heads, decoder.layout.config_channels: channels}
+    if decoder.layout.head_dim_from_hidden:
+        return fields
+    hidden, head_dim = model.get_input_embeddings().embedding_dim, decoder.view(0).head_dim
+    if hasattr(config, "head_dim") or head_dim != hidden // heads:
+        fields["head_dim"] = head_dim  # Qwen 2 and Phi-3 read it too, though their configurations don't list it
+    return fields | {"hidden_size": hidden, "num_key_value_heads": kv_heads}
 
 
 def _accepted(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedConfig | None:
     """The configuration with these fields, as it will be read from its file; None where its class refuses them."""
     try:
         return type(config).from_dict(config.to_dict() | fields)
-    except (ValueError, TypeError, StrictDataclassError):
+    except (ValueError, StrictDataclassError):
         return None
 
 
-def _holds(config: PreTrainedConfig, target: type[PreTrainedModel], model: PreTrainedModel) -> bool:
-    """Whether the layers of `target(config)` have the model's parameters and buffers, and at most biases more."""
+def _missing_biases(
+    model: PreTrainedModel, target: type[PreTrainedModel], config: PreTrainedConfig
+) -> list[str] | None:
+    """The biases that the layers of `target(config)` have more than the model's; None where they differ otherwise."""
     try:
         with torch.device("meta"):
             built = target(config)
-    except ValueError:  # OPT: a hidden size that its heads don't divide
-        return False
+    except ValueError:  # OPT: heads that don't divide the hidden size
+        return None
     theirs, ours = _shapes(built), _shapes(model)
+    more = sorted(theirs.keys() - ours.keys())
+    same = all(theirs.get(name) == shape for name, shape in ours.items())
     same_heads = Decoder(built).view(0).head_dim == Decoder(model).view(0).head_dim
-    more = theirs.keys() - ours.keys()
-    return (
-        same_heads
-        and all(theirs.get(name) == shape for name, shape in ours.items())
-        and all(name.endswith(".bias") for name in more)
-    )
+    return more if same and same_heads and all(name.endswith(".bias") for name in more) else None
 
 
 def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
@@ -295,39 +308,21 @@ def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in (*owner.named_parameters(), *owner.named_buffers())}
 
 
-def _set_stock(model: PreTrainedModel, fields: dict[str, Any], target: type[PreTrainedModel]) -> None:
+def _set_stock(model: PreTrainedModel, target: type[PreTrainedModel], form: StockForm) -> None:
     config = model.config
-    _forget_pruned_class(config)
-    for name, value in fields.items():
+    if hasattr(config, "layer_widths"):
+        del config.layer_widths, config.auto_map
+    for name, value in form.fields.items():
         setattr(config, name, value)
+    for name in form.biases:
+        _zero_bias(Decoder(model).owner.get_submodule(name.removesuffix(".bias")))
     model.__class__ = target
-    with torch.device("meta"):
-        expected = _shapes(target(_accepted(config, {})))
-    owner = Decoder(model).owner
-    for name in expected.keys() - _shapes(model).keys():
-        _zero_bias(owner.get_submodule(name.removesuffix(".bias")))
 
 
-def _forget_pruned_class(config: PreTrainedConfig) -> None:
-    for name in ("layer_widths", "auto_map"):
-        if hasattr(config, "layer_widths") and hasattr(config, name):
-            delattr(config, name)
-
-
-def _set_pruned(model: PreTrainedModel, views: list[LayerView], pruned: type[PreTrainedModel]) -> None:
-    """The configuration holds the widths layer by layer, and as its own fields the largest that its class accepts."""
-    config = model.config
-    most = max(view.heads for view in views)
-    fitting = model.get_input_embeddings().embedding_dim // views[0].head_dim
-    counts = (most, fitting, *range(most - 1, 0, -1))
-    if Decoder(model).layout.head_dim_from_hidden:
-        counts = (config.num_attention_heads,)
-    for heads in counts:
-        kv_heads = min(heads, max(view.kv_heads for view in views))
-        fields = _fields(model, heads, kv_heads, max(view.channels for view in views))
-        if _accepted(config, fields) is not None:
-            break
-    for name, value in fields.items():
+def _set_pruned(model: PreTrainedModel, pruned: type[PreTrainedModel]) -> None:
+    """The configuration gets the widths layer by layer, and in its own fields the largest of them."""
+    config, views = model.config, _views(model)
+    for name, value in _largest_fields(model, views).items():
         setattr(config, name, value)
     config.layer_widths = [
         {
@@ -339,6 +334,23 @@ def _set_pruned(model: PreTrainedModel, views: list[LayerView], pruned: type[Pre
         }
         for view in views
     ]
-    # Not added to what is there: a base's entries name files that this checkpoint doesn't have.
-    config.auto_map = {pruned._auto_class: f"{pruned.__module__.rpartition('.')[2]}.{pruned.__name__}"}
+    # Not beside what is there: a base's own entries name files that this checkpoint doesn't have.
+    config.auto_map = {"AutoModelForCausalLM": f"{pruned.__module__.rpartition('.')[2]}.{pruned.__name__}"}
     model.__class__ = pruned
+
+
+def _largest_fields(model: PreTrainedModel, views: list[LayerView]) -> dict[str, Any]:
+    """Fields that the configuration's class accepts: some refuse numbers of heads that don't divide the hidden size.
+
+    The number of heads decides nothing in a Pruned… class but, in some architectures, the size of a head.
+    """
+    most_heads, most_kv_heads, channels = (
+        max(getattr(view, name) for view in views) for name in ("heads", "kv_heads", "channels")
+    )
+    derived = Decoder(model).layout.head_dim_from_hidden
+    fitting = model.get_input_embeddings().embedding_dim // views[0].head_dim
+    for heads in (fitting,) if derived else (most_heads, fitting, *range(most_heads - 1, 0, -1)):
+        fields = _fields(model, heads, min(heads, most_kv_heads), channels)
+        if _accepted(model.config, fields) is not None:
+            return fields
+    raise AssertionError("a decoder has a number of heads that its configuration accepts")
