@@ -18,12 +18,13 @@ from transformers import (
     TrainerCallback,
 )
 
+from greenprune import PruneConfig, prune
 from greenprune.config import LoraHealing
 from greenprune.data import split_documents
 from greenprune.errors import AssetError, ConfigError, HealingDiverged
 from greenprune.heal import heal_stage
 from greenprune.heal.blocks import healing_blocks
-from greenprune.heal.lora import heal
+from greenprune.heal.lora import heal, validation_loss
 from greenprune.heal.resume import last_whole_checkpoint
 from greenprune.heal.targets import target_modules
 
@@ -319,6 +320,41 @@ def test_unknown_target_is_refused_with_the_nearest(checkpoint, tmp_path):
         heal(checkpoint, TRAIN, VALIDATION, config(target_modules=["v_proj", "q_prj"]), tmp_path)
     with pytest.raises(ConfigError, match="lm_head"):
         heal(checkpoint, TRAIN, VALIDATION, config(target_modules=["lm_head"]), tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------- masks
+
+
+def zeros_of(model) -> dict[str, torch.Tensor]:
+    return {name: weight == 0 for name, weight in model.named_parameters() if "_proj" in name}
+
+
+@pytest.mark.parametrize("quantize", ["none", "nf4"])
+def test_zeros_of_a_mask_outlive_the_merge(checkpoint, tmp_path, quantize):
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    prune(model, PruneConfig(method="magnitude", structure="2:4"))
+    model.save_pretrained(tmp_path / "masked")
+    healed, history = heal(
+        tmp_path / "masked", TRAIN, VALIDATION, config(quantize=quantize, target_modules="mlp"), tmp_path / "work"
+    )
+    before, after = zeros_of(model), zeros_of(healed)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert before[name].float().mean() == 0.5
+    assert not torch.equal(model.state_dict()[name], healed.state_dict()[name])
+    assert healed.config.pruning_mask == "2:4"
+    assert not any("lora" in name for name in healed.state_dict())
+    assert history["loss_merged"] == pytest.approx(validation_loss(healed, VALIDATION, batch_size=2), abs=1e-5)
+    assert history["loss_merged"] < history["loss_start"]
+
+
+def test_zeros_that_no_mask_made_may_be_filled(checkpoint, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0] = 0
+    model.save_pretrained(tmp_path / "model")
+    healed, _ = heal(tmp_path / "model", TRAIN, VALIDATION, config(), tmp_path / "work")
+    assert healed.model.layers[0].mlp.up_proj.weight[0].any()
 
 
 @pytest.mark.parametrize("quantize", ["none", "nf4"])

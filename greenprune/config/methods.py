@@ -299,6 +299,26 @@ METHODS: dict[str, Method] = {
         "Muralidharan et al. 2024 (Minitron), arXiv:2407.14679; Sreenivas et al. 2024, arXiv:2408.11796",
         tokens=True,
     ),
+    "magnitude": Method(
+        MaskPruning,
+        "greenprune.prune.masks:mask_by_magnitude",
+        "zeros for the smallest weights",
+        "Han et al. 2015, arXiv:1506.02626",
+    ),
+    "wanda": Method(
+        MaskPruning,
+        "greenprune.prune.masks:mask_by_wanda",
+        "zeros for the smallest products of weight and input norm",
+        "Sun et al. 2023, arXiv:2306.11695",
+        tokens=True,
+    ),
+    "sparsegpt": Method(
+        MaskPruning,
+        "greenprune.prune.masks:mask_by_sparsegpt",
+        "zeros where the other weights can best make up for them, which they then do",
+        "Frantar & Alistarh 2023, arXiv:2301.00774",
+        tokens=True,
+    ),
 }
 
 

@@ -1,6 +1,6 @@
 """Train a pruned model back: LoRA or QLoRA on blocks of text, merged into an ordinary checkpoint.
 
-lora.py trains and merges, blocks.py makes the data, targets.py names the adapted projections, quantised.py
+lora.py trains, merge.py merges, blocks.py makes the data, targets.py names the adapted projections, quantised.py
 loads the 4-bit base, progress.py watches the loss, resume.py finds what a former attempt left.
 """
 

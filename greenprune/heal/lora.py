@@ -27,6 +27,7 @@ from transformers import (
 
 from greenprune.config import LoraHealing
 from greenprune.errors import HealingDiverged
+from greenprune.heal.merge import merged
 from greenprune.heal.progress import Watch, history_of
 from greenprune.heal.quantised import load_nf4
 from greenprune.heal.quiet import quiet
@@ -55,12 +56,12 @@ def heal(
     checkpoints, and training goes on from the last whole one there. A bf16 base trains in bf16, an fp16 one
     in fp32 (fp16 gradients underflow without loss scaling); the adapter itself is always fp32.
 
-    Returns the merged model, in evaluation mode and in `dtype`, and the history: `train` [{step, loss,
-    learning_rate}], `validation` [{step, loss}], `loss_start` and `loss_end` (validation loss, nats a
-    token, of the model as it trains: with a 4-bit base under nf4), `loss_merged` (of the merged model),
-    `train_loss` (mean over all steps), `steps`, `tokens` (trained on), `seconds` (of training and validation;
-    a resumed run counts what it kept of former attempts), `trainable_parameters`, `peak_memory_bytes` (of
-    the GPU in training; None without one).
+    Returns the merged model (a masked one with its zeros), in evaluation mode and in `dtype`, and the history:
+    `train` [{step, loss, learning_rate}], `validation` [{step, loss}], `loss_start` and `loss_end` (validation
+    loss, nats a token, of the model as it trains: with a 4-bit base under nf4), `loss_merged` (of the merged
+    model), `train_loss` (mean over all steps), `steps`, `tokens` (trained on), `seconds` (of training and
+    validation; a resumed run counts what it kept of former attempts), `trainable_parameters`,
+    `peak_memory_bytes` (of the GPU in training; None without one).
 
     Raises HealingDiverged where a loss is not finite or exceeds config.divergence_factor times the first
     validation loss, and ConfigError for a target module that isn't there.
@@ -83,16 +84,16 @@ def heal(
         _free_memory()
         adapted = _with_adapters(_full_precision(checkpoint, dtype, trust_remote_code), config)
         set_peft_model_state_dict(adapted, adapter)
-    merged = adapted.merge_and_unload().eval()
+    healed = merged(adapted).eval()
     history |= {
-        "loss_merged": validation_loss(merged, validation, config.batch_size),
+        "loss_merged": validation_loss(healed, validation, config.batch_size),
         "tokens": config.steps * config.gradient_accumulation * config.batch_size * train.shape[1],
         "trainable_parameters": trainable,
         "peak_memory_bytes": peak,
     }
     if dtype in DTYPES:
-        merged = merged.to(DTYPES[dtype])
-    return merged, history
+        healed = healed.to(DTYPES[dtype])
+    return healed, history
 
 
 def _full_precision(checkpoint: Path, dtype: str, trust_remote_code: bool) -> PreTrainedModel:

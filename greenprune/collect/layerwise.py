@@ -1,0 +1,156 @@
+"""One layer at a time, for methods whose choice in a layer depends on what was pruned before it.
+
+    walk = LayerByLayer(model, tokens, batch_size=1)
+    for layer in range(len(walk)):
+        sums = walk.input_sums(layer, linears, squares)   # of the inputs that the pruned layers before give
+        ...                                               # prune the layer
+        walk.advance(layer)                               # its outputs are the next layer's inputs
+
+Beside the model only the states between two layers are kept (on the CPU if the model is on a GPU) and one layer's
+sums. What the model hands each layer besides its input (rotary embeddings, masks that differ between layers) is
+captured from the model itself, with stubs for layers, so that no architecture needs to be known here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from greenprune.collect.forward import SECONDS_BETWEEN_LINES
+from greenprune.errors import ModelError
+from greenprune.models.decoder import Decoder, layer_output
+
+log = logging.getLogger("greenprune")
+
+# -------------------------------------------------------------------------------------------------- maths
+
+
+def squares(inputs: Tensor) -> Tensor:
+    """Sum over tokens of the squared inputs. [N, in] -> float32 [in]."""
+    return inputs.float().square().sum(dim=0)
+
+
+def products(inputs: Tensor) -> Tensor:
+    """Sum over tokens of x xᵀ. [N, in] -> float32 [in, in]."""
+    inputs = inputs.float()
+    return inputs.T @ inputs
+
+
+# ------------------------------------------------------------------------------------------------- wiring
+
+
+@dataclass
+class InputSum:
+    """The sum over one input, and the linears that all read it (query, key and value; gate and up)."""
+
+    total: Tensor
+    linears: dict[str, nn.Linear] = field(default_factory=dict)
+
+
+class LayerByLayer:
+    """The states of all samples as they go through the layers. tokens: LongTensor [num_samples, seq_len], unpadded.
+
+    states: [num_samples, seq_len, hidden], in the model's dtype: the inputs of the layer that is next.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: PreTrainedModel, tokens: Tensor, batch_size: int = 1) -> None:
+        self.decoder = Decoder(model)
+        self.device = model.device
+        self.rows = torch.arange(len(tokens)).split(batch_size)
+        self.shown = time.monotonic()
+        self.states = torch.empty(0)
+        # Samples are equally long and unpadded, so these depend on nothing but the number of samples in a batch.
+        self.arguments: dict[int, list[dict[str, Any]]] = {}
+        stubs = [_Stub() for _ in self.decoder.layers]
+        layers, self.decoder.owner.layers = self.decoder.layers, nn.ModuleList(stubs)
+        try:
+            for rows in self.rows:
+                self.decoder.backbone(input_ids=tokens[rows].to(self.device), use_cache=False)
+                self._store(rows, stubs[0].hidden, len(tokens))
+                self.arguments.setdefault(len(rows), [stub.arguments for stub in stubs])
+        finally:
+            self.decoder.owner.layers = layers
+
+    def __len__(self) -> int:
+        return len(self.decoder)
+
+    @torch.no_grad()
+    def input_sums(
+        self, layer: int, linears: Mapping[str, nn.Linear], terms: Callable[[Tensor], Tensor]
+    ) -> list[InputSum]:
+        """Run a layer and add up `terms` (of [N, in] inputs) for each distinct input of its linears.
+
+        Raises ModelError where an input isn't finite.
+        """
+        sums: dict[str, InputSum] = {}
+        last: list[tuple[str, Tensor]] = []  # the input seen last, by the name of the first linear that read it
+
+        def see(name: str, linear: nn.Linear, inputs: Tensor) -> None:
+            if last and last[0][1] is inputs:
+                sums[last[0][0]].linears[name] = linear
+                return
+            last[:] = [(name, inputs)]
+            found = terms(inputs.flatten(0, -2))
+            if name in sums:
+                sums[name].total += found
+            else:
+                sums[name] = InputSum(found, {name: linear})
+
+        handles = [
+            linear.register_forward_pre_hook(lambda module, args, name=name: see(name, module, args[0]))
+            for name, linear in linears.items()
+        ]
+        try:
+            for _ in self._outputs(layer):
+                pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        for name, found in sums.items():
+            if not found.total.isfinite().all():
+                raise ModelError(
+                    f"calibration inputs must be finite, got NaN or infinity in layer {layer}, {name}; "
+                    "use model.dtype bfloat16 or float32"
+                )
+        return list(sums.values())
+
+    @torch.no_grad()
+    def advance(self, layer: int) -> None:
+        """The outputs of the layer as it is now become the states."""
+        for rows, hidden in self._outputs(layer):
+            self._store(rows, hidden, len(self.states))
+        if time.monotonic() - self.shown > SECONDS_BETWEEN_LINES:
+            self.shown = time.monotonic()
+            log.info("pruning: %d of %d layers", layer + 1, len(self))
+
+    def _outputs(self, layer: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The samples of each batch and the layer's output for them, [B, seq_len, hidden]."""
+        module = self.decoder.layers[layer]
+        for rows in self.rows:
+            inputs = self.states[rows].to(self.device, non_blocking=True)
+            yield rows, layer_output(module(inputs, **self.arguments[len(rows)][layer]))
+
+    def _store(self, rows: Tensor, hidden: Tensor, samples: int) -> None:
+        if not self.states.numel():
+            shape = (samples, *hidden.shape[1:])
+            self.states = torch.empty(shape, dtype=hidden.dtype, pin_memory=self.device.type == "cuda")
+        self.states[rows] = hidden.cpu()
+
+
+class _Stub(nn.Module):
+    """Stands in for a layer: remembers what it was called with and hands its input on."""
+
+    hidden: Tensor
+    arguments: dict[str, Any]
+
+    def forward(self, hidden_states: Tensor, **arguments: Any) -> Tensor:
+        self.hidden, self.arguments = hidden_states, arguments
+        return hidden_states
