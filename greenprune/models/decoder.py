@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -23,6 +24,7 @@ LAYER_OWNERS = {
     "opt": "model.decoder",
     "gpt_neox": "gpt_neox",
 }
+LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MiB in fp32: all positions' together would be the largest tensor of a pass
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,12 @@ class Decoder:
     def backbone(self) -> nn.Module:
         """The model without its language-model head: embeddings, layers, final norm."""
         return self.model.base_model
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[…, vocabulary] of the backbone's states […, hidden_size]: the head, and Gemma's soft cap."""
+        logits = self.model.get_output_embeddings()(hidden)
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def __len__(self) -> int:
         return len(self.layers)
