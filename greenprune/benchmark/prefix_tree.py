@@ -1,8 +1,9 @@
-"""Token sequences packed into rows in which a common beginning stands once.
+"""Token sequences packed into a batch in which a common beginning stands once.
 
-The choices of a question begin with the same context. A row holds them as a tree: the first sequence whole,
-each further one from where it leaves the row's earlier ones. Under a mask that lets a token see its ancestors
-only, and with its place in its own sequence as position, each token's hidden state is the one it has alone.
+The choices of a question begin with the same context. They are a tree: the first sequence whole, each further
+one from where it leaves the earlier ones. Trees side by side fill the rows of a batch, so little is padding.
+Under a mask that lets a token see its ancestors only, and with its place in its own sequence as position, each
+token's hidden state is the one it has alone.
 
     sequences   7 1 2 · 7 1 3 4 · 7 5
     tokens      7 1 2 3 4 5
@@ -12,18 +13,21 @@ only, and with its place in its own sequence as position, each token's hidden st
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 
 KEYS_A_TOKEN = 4096  # a token's linear layers cost as much as attending to so many others (6 · hidden_size)
-WORTH = 0.9  # a sequence joins a row where that costs at most this share of a row of its own
+WORTH = 0.9  # a sequence joins a tree where that costs at most this share of a tree of its own
+ROW = 128  # short trees fill rows of so many tokens
 
 
 @dataclass(frozen=True)
 class Branch:
-    """Tokens `start` to `stop` of a row, each after the one before; the first comes after `parent`."""
+    """Tokens `start` to `stop` of a tree, each after the one before; the first comes after `parent`."""
 
     start: int
     stop: int
@@ -31,8 +35,8 @@ class Branch:
 
 
 @dataclass
-class Row:
-    """A tree of sequences. members: which sequences; paths: for each member the row's tokens it consists of."""
+class Tree:
+    """Sequences of one beginning. members: which ones; paths: the tree's tokens that each member consists of."""
 
     tokens: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
@@ -56,32 +60,35 @@ class Row:
         self.paths.append(path)
 
 
-def pack(sequences: Sequence[list[int]], members: Iterable[int], longest: int) -> list[Row]:
-    """Rows of the sequences numbered `members`, longest row first.
+Batch = list[list[Tree]]  # rows of trees side by side
 
-    In lexicographic order a sequence shares most with its neighbour. `longest` bounds a row's tokens, except
+
+def grow(sequences: Sequence[list[int]], members: Iterable[int], longest: int) -> list[Tree]:
+    """Trees of the sequences numbered `members`, shortest first.
+
+    In lexicographic order a sequence shares most with its neighbour. `longest` bounds a tree's tokens, except
     that any single sequence fits, and a second one of its length.
     """
-    rows: list[Row] = []
+    trees: list[Tree] = []
     last: list[int] = []
     for member in sorted(members, key=sequences.__getitem__):
         sequence = sequences[member]
         shared = common_prefix(last, sequence)
-        if not rows or not _joins(len(rows[-1]), len(sequence), shared, max(longest, 2 * len(sequence))):
-            rows.append(Row())
+        if not trees or not _joins(len(trees[-1]), len(sequence), shared, max(longest, 2 * len(sequence))):
+            trees.append(Tree())
             shared = 0
-        rows[-1].add(member, sequence, shared)
+        trees[-1].add(member, sequence, shared)
         last = sequence
-    return sorted(rows, key=len, reverse=True)
+    return sorted(trees, key=len)
 
 
-def _joins(row: int, sequence: int, shared: int, longest: int) -> bool:
-    together = row + sequence - shared
-    return together <= longest and _cost(together) - _cost(row) <= WORTH * _cost(sequence)
+def _joins(tree: int, sequence: int, shared: int, longest: int) -> bool:
+    together = tree + sequence - shared
+    return together <= longest and _cost(together) - _cost(tree) <= WORTH * _cost(sequence)
 
 
 def _cost(tokens: int) -> int:
-    """Of a row: linear layers, and attention of each token to every other."""
+    """Of a tree: linear layers, and attention of each token to every other."""
     return tokens * (KEYS_A_TOKEN + tokens)
 
 
@@ -93,25 +100,57 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return next(index for index in range(length) if first[index] != second[index])
 
 
-def ancestors(rows: Sequence[Row]) -> torch.Tensor:
+def take_batch(trees: list[Tree], tokens: int) -> Batch:
+    """Take trees off the list, sorted shortest first, for a batch of at most `tokens`, or of the longest tree.
+
+    Each row begins with the longest tree left and is filled up with the longest that still fit.
+    """
+    lengths = [len(tree) for tree in trees]
+    width = max(lengths[-1], min(ROW, tokens))
+    batch: Batch = []
+    while trees and len(batch) < max(1, tokens // width):
+        row, room = [], width
+        while fitting := bisect_right(lengths, room):
+            row.append(trees.pop(fitting - 1))
+            room -= lengths.pop(fitting - 1)
+        batch.append(row)
+    return batch
+
+
+def ancestors(batch: Batch) -> torch.Tensor:
     """Who sees whom, bool [rows, tokens, tokens] (queries by keys): a token its ancestors and itself.
 
     Rows are padded on the right; padding sees only itself, so that no softmax is over nothing.
     """
-    longest = max(map(len, rows))
-    seen = torch.eye(longest, dtype=torch.bool).repeat(len(rows), 1, 1)
-    causal = torch.ones(longest, longest, dtype=torch.bool).tril()
-    for matrix, row in zip(seen, rows, strict=True):
-        for branch in row.branches:
-            own = slice(branch.start, branch.stop)
-            if branch.parent is not None:
-                matrix[own] = matrix[branch.parent]
-            length = branch.stop - branch.start
-            matrix[own, own] = causal[:length, :length]
+    width = width_of(batch)
+    seen = torch.eye(width, dtype=torch.bool).repeat(len(batch), 1, 1)
+    causal = torch.ones(width, width, dtype=torch.bool).tril()
+    for matrix, row in zip(seen, batch, strict=True):
+        for begin, tree in zip(starts(row), row, strict=True):
+            for branch in tree.branches:
+                own = slice(begin + branch.start, begin + branch.stop)
+                if branch.parent is not None:
+                    matrix[own] = matrix[begin + branch.parent]
+                length = branch.stop - branch.start
+                matrix[own, own] = causal[:length, :length]
     return seen
 
 
-def padded(rows: Sequence[list[int]]) -> torch.Tensor:
-    """LongTensor [rows, longest], zeros on the right."""
-    longest = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
+def starts(row: Sequence[Tree]) -> list[int]:
+    """Where in the row each tree begins."""
+    return [0, *accumulate(len(tree) for tree in row[:-1])]
+
+
+def width_of(batch: Batch) -> int:
+    return max(sum(map(len, row)) for row in batch)
+
+
+def is_plain(batch: Batch) -> bool:
+    """Whether each row is one sequence, or beginnings of one: the model's own causal mask does."""
+    return all(len(row) == len(row[0].branches) == 1 for row in batch)
+
+
+def padded(rows: Iterable[Iterable[int]], width: int) -> torch.Tensor:
+    """LongTensor [rows, width], zeros on the right."""
+    filled = [list(row) for row in rows]
+    return torch.tensor([row + [0] * (width - len(row)) for row in filled])

@@ -22,8 +22,7 @@ import hashlib
 import logging
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -36,7 +35,17 @@ from lm_eval.models.utils_hf import clear_torch_cache
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedModel
 
-from greenprune.benchmark.prefix_tree import Row, ancestors, pack, padded
+from greenprune.benchmark.prefix_tree import (
+    Batch,
+    Tree,
+    ancestors,
+    grow,
+    is_plain,
+    padded,
+    starts,
+    take_batch,
+    width_of,
+)
 from greenprune.models.decoder import LAYER_OWNERS, LOGITS_AT_ONCE, Decoder
 
 log = logging.getLogger("greenprune")
@@ -133,21 +142,19 @@ class SharedPrefixLM(HFLM):
             targets.append(continuation)
         answers: dict[int, Answer] = {}
         progress = tqdm.tqdm(total=len(requests), disable=disable_tqdm, desc="Running loglikelihood requests")
-        waiting = pack(inputs, range(len(inputs)), self.batch_tokens)
+        waiting = grow(inputs, range(len(inputs)), self.batch_tokens)
         while waiting:
-            batch = waiting[: max(1, self.batch_tokens // len(waiting[0]))]
+            batch = take_batch(waiting, self.batch_tokens)
             try:
-                scored = self._score(batch, inputs, targets)
+                scored = self._score(batch, targets)
             except RuntimeError as problem:
-                if not should_reduce_batch_size(problem) or (len(batch) == len(batch[0].members) == 1):
+                if not should_reduce_batch_size(problem) or not self._can_halve(batch):
                     raise
                 scored = None
             if scored is None:  # outside of the except, where the exception holds the batch's tensors
                 clear_torch_cache()
-                waiting[: len(batch)] = self._halved(batch, inputs)
-                waiting.sort(key=len, reverse=True)
+                waiting = sorted(waiting + self._halved(batch, inputs), key=len)
                 continue
-            del waiting[: len(batch)]
             for number, answer in scored:
                 answers[number] = answer
                 if (strings := requests[number][0]) is not None:
@@ -156,46 +163,51 @@ class SharedPrefixLM(HFLM):
         progress.close()
         return [answers[number] for number in range(len(requests))]
 
-    def _halved(self, batch: list[Row], inputs: Sequence[list[int]]) -> list[Row]:
-        """The rows of a batch that didn't fit memory, for batches of half the tokens from now on."""
-        tokens = len(batch) * len(batch[0])
+    def _can_halve(self, batch: Batch) -> bool:
+        return sum(len(tree.members) for row in batch for tree in row) > 1
+
+    def _halved(self, batch: Batch, inputs: Sequence[list[int]]) -> list[Tree]:
+        """The trees of a batch that didn't fit memory, for batches of half the tokens from now on."""
+        tokens = len(batch) * width_of(batch)
         self.batch_tokens = max(1, tokens // 2)
-        log.info("accuracy: out of memory with batches of %d tokens, on with %d", tokens, self.batch_tokens)
-        if len(batch) > 1:
-            return batch
-        members = batch[0].members
+        log.warning("accuracy: out of memory with %d tokens a batch, on with %d", tokens, self.batch_tokens)
+        trees = [tree for row in batch for tree in row]
+        if len(trees) > 1:
+            return trees
+        members = trees[0].members
         middle = len(members) // 2
         halves = (members[:middle], members[middle:])
-        return [row for half in halves for row in pack(inputs, half, self.batch_tokens)]
+        return [tree for half in halves for tree in grow(inputs, half, self.batch_tokens)]
 
-    def _score(
-        self, batch: Sequence[Row], inputs: Sequence[list[int]], targets: Sequence[list[int]]
-    ) -> list[tuple[int, Answer]]:
-        """(number of the request, its answer) for all requests of the batch's rows."""
-        width = len(batch[0])
-        pairs = [
-            (place * width + node, target)
-            for place, row in enumerate(batch)
-            for member, path in zip(row.members, row.paths, strict=True)
-            for node, target in zip(path[-len(targets[member]) :], targets[member], strict=True)
-        ]
+    def _score(self, batch: Batch, targets: Sequence[list[int]]) -> list[tuple[int, Answer]]:
+        """(number of the request, its answer) for all requests of the batch."""
+        width = width_of(batch)
+        members, pairs = [], []
+        for place, row in enumerate(batch):
+            for begin, tree in zip(starts(row), row, strict=True):
+                first = place * width + begin
+                for member, path in zip(tree.members, tree.paths, strict=True):
+                    target = targets[member]
+                    members.append(member)
+                    pairs += [(first + node, token) for node, token in zip(path[-len(target) :], target, strict=True)]
         positions, tokens = torch.tensor(pairs).T
         values, greedy = self._log_probabilities(self._hidden(batch), positions, tokens)
         answers, begin = [], 0
-        for member in (member for row in batch for member in row.members):
+        for member in members:
             end = begin + len(targets[member])
             answers.append((member, (sum(values[begin:end]), all(greedy[begin:end]))))
             begin = end
         return answers
 
     @torch.no_grad()
-    def _hidden(self, batch: Sequence[Row]) -> torch.Tensor:
+    def _hidden(self, batch: Batch) -> torch.Tensor:
         """The last hidden state of each token, [rows · tokens, hidden_size]."""
-        inputs = {"input_ids": padded([row.tokens for row in batch])}
-        if any(len(row.branches) > 1 for row in batch):  # else plain sequences, whose padding nobody sees
-            inputs["position_ids"] = padded([row.depths for row in batch])
-        arguments: dict[str, Any] = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-        if "position_ids" in inputs:
+        width = width_of(batch)
+        ids = padded((chain.from_iterable(tree.tokens for tree in row) for row in batch), width)
+        arguments: dict[str, Any] = {"input_ids": ids.to(self.device)}
+        if not is_plain(batch):
+            depths = padded((chain.from_iterable(tree.depths for tree in row) for row in batch), width)
+            arguments["position_ids"] = depths.to(self.device)
             arguments["attention_mask"] = self._mask(ancestors(batch).to(self.device), arguments["position_ids"])
         with self._autocast():
             return Decoder(self.model).backbone(**arguments, use_cache=False).last_hidden_state.flatten(0, 1)
