@@ -110,7 +110,7 @@ def main() -> int:
             same = [one.same(other) for one, other in zip(answers, expected, strict=True)]
             rows.append((name, stock_s, ours_s, same, difference(answers, expected)))
             print(row(*rows[-1]), flush=True)
-    names, of_stock, of_ours, all_same, differences = zip(*rows, strict=True)
+    _, of_stock, of_ours, all_same, differences = zip(*rows, strict=True)
     total = ("all", sum(of_stock), sum(of_ours), [one for same in all_same for one in same], max(differences))
     print(row(*total))
     return int(total[1] < RATIO * total[2] or not all(total[3]) or total[4] > DIFFERENCE)

@@ -144,6 +144,16 @@ def test_layers_that_were_removed_take_their_windows_along(name, tiny_tokenizer)
     assert_same(harness(SharedPrefixLM, model, tiny_tokenizer).loglikelihood(questions(), disable_tqdm=True), expected)
 
 
+@pytest.mark.parametrize("name", ["gemma2", "gemma3_text"])
+def test_a_soft_cap_on_logits_is_kept(name, tiny_tokenizer):
+    model = pronounced(name)
+    free = harness(HFLM, model, tiny_tokenizer).loglikelihood(questions(), disable_tqdm=True)
+    model.config.final_logit_softcapping = 0.1
+    capped = harness(HFLM, model, tiny_tokenizer).loglikelihood(questions(), disable_tqdm=True)
+    assert max(abs(one[0] - other[0]) for one, other in zip(free, capped, strict=True)) > 0.01
+    assert_same(harness(SharedPrefixLM, model, tiny_tokenizer).loglikelihood(questions(), disable_tqdm=True), capped)
+
+
 @pytest.mark.parametrize("name", ["mistral", "opt"])
 def test_answers_depend_on_neither_batches_nor_pieces(name, tiny_tokenizer, monkeypatch):
     model = pronounced(name)
