@@ -9,7 +9,7 @@ position, and asks the device for each answer alone. Here
 
 - what requests begin with in common is computed once (prefix_tree.py),
 - logits are taken only where a continuation is scored, in pieces, and reduced by logsumexp in fp32,
-- a batch holds as many tokens as `batch_size` sequences of 128; it halves where memory runs out,
+- a batch is bounded by its tokens, and halves where memory runs out,
 - a batch's answers come to the host in one copy,
 - strings are tokenised once for all models of one tokenizer.
 
@@ -49,8 +49,9 @@ from greenprune.benchmark.prefix_tree import (
 from greenprune.models.decoder import LAYER_OWNERS, LOGITS_AT_ONCE, Decoder
 
 log = logging.getLogger("greenprune")
-TOKENS_A_SEQUENCE = 128
-AUTO_BATCH_SIZE = 128
+TOKENS_A_SEQUENCE = {"cpu": 32}  # a CPU isn't faster with more at once, and small batches need less padding
+TOKENS_A_SEQUENCE_ELSEWHERE = 256
+AUTO_BATCH_SIZE = 64
 CACHED_CHARACTERS = 1 << 28
 # model types whose forward takes a mask for each of config.layer_types; the others take one for all layers
 MASKS_BY_LAYER_TYPE = ("qwen2", "qwen3", "gemma2", "gemma3_text")
@@ -62,15 +63,15 @@ Answer = tuple[float, bool]
 class SharedPrefixLM(HFLM):
     """HFLM that computes what requests have in common once. Takes HFLM's arguments.
 
-    batch_size: a batch holds at most batch_size · 128 tokens, or one row; `auto` begins with 128. It bounds
-    the sequences of a batch where text is generated, as in HFLM.
+    batch_size: a batch holds at most batch_size · 256 tokens (· 32 on a CPU), or one question; `auto` begins
+    with 64. Where text is generated it is the number of sequences, as in HFLM.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._encodings = _encodings_of(self)
         size = AUTO_BATCH_SIZE if self.batch_size == "auto" else int(self.batch_size)
-        self.batch_tokens = size * TOKENS_A_SEQUENCE
+        self.batch_tokens = size * TOKENS_A_SEQUENCE.get(self.device.type, TOKENS_A_SEQUENCE_ELSEWHERE)
         reason = why_not(self)
         self.shares = reason is None
         if reason is not None:
