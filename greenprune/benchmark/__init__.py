@@ -23,10 +23,20 @@ from greenprune.storage import write_atomically
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from greenprune.benchmark.shared_prefix import SharedPrefixLM
     from greenprune.energy import Reading
 
+__all__ = ["SharedPrefixLM", "accuracy_stage", "energy_stage", "size"]
 log = logging.getLogger("greenprune")
 WEIGHTS = (".safetensors", ".bin")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SharedPrefixLM":  # only when it is used, since lm-eval takes seconds to import
+        from greenprune.benchmark.shared_prefix import SharedPrefixLM
+
+        return SharedPrefixLM
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def accuracy_stage(

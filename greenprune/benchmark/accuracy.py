@@ -25,6 +25,7 @@ from greenprune.benchmark.answers import answers, unparsed
 from greenprune.benchmark.fewshot import reserve_examples
 from greenprune.benchmark.positions import learned_positions
 from greenprune.benchmark.quiet import offline, quiet
+from greenprune.benchmark.shared_prefix import SharedPrefixLM
 from greenprune.benchmark.tasks import TASKS, load_task, resolve_data
 from greenprune.config import BenchmarkConfig
 from greenprune.energy import Meter, Reading
@@ -56,7 +57,7 @@ def measure_accuracy(
     data = resolve_data(config.data)
     tasks, given, readings = {}, {}, []
     with offline(data == "assets"), quiet("accuracy: set-up"):
-        harness = HFLM(
+        harness = SharedPrefixLM(
             pretrained=model,
             tokenizer=tokenizer,
             batch_size=config.batch_size,

@@ -22,10 +22,9 @@ from greenprune.benchmark.tasks import Data, resolve_data
 from greenprune.config import BenchmarkConfig, perplexity_name, split_text
 from greenprune.data import HUB_TEXTS, documents, token_blocks
 from greenprune.errors import ConfigError
-from greenprune.models.decoder import LAYOUTS
+from greenprune.models.decoder import LAYOUTS, LOGITS_AT_ONCE, Decoder
 
 log = logging.getLogger("greenprune")
-LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MiB in fp32
 
 
 def perplexity(model: PreTrainedModel, segments: torch.Tensor, batch_size: int = 1) -> float:
@@ -71,15 +70,13 @@ def _logits(model: PreTrainedModel, ids: torch.Tensor) -> Iterator[torch.Tensor]
 
     All of them together would be the largest tensor of the pass: 1 GiB for 2048 tokens of a 128k vocabulary.
     """
-    head, config = model.get_output_embeddings(), model.config.get_text_config()
-    if head is None or model.config.model_type not in LAYOUTS:
+    if model.get_output_embeddings() is None or model.config.model_type not in LAYOUTS:
         yield model(input_ids=ids, use_cache=False).logits[:, :-1]
         return
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    cap = getattr(config, "final_logit_softcapping", None)
-    for piece in hidden.split(max(1, LOGITS_AT_ONCE // (config.vocab_size * ids.shape[0])), dim=1):
-        logits = head(piece)
-        yield logits if cap is None else torch.tanh(logits / cap) * cap
+    vocabulary = model.config.get_text_config().vocab_size
+    for piece in hidden.split(max(1, LOGITS_AT_ONCE // (vocabulary * ids.shape[0])), dim=1):
+        yield Decoder(model).logits(piece)
 
 
 def measure_perplexities(

@@ -103,6 +103,7 @@ LAYOUTS = {
         config_biases=("attention_bias",),
     ),
 }
+LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MiB in fp32: all positions' together would be the largest tensor of a pass
 
 
 @dataclass(frozen=True)
@@ -260,6 +261,12 @@ class Decoder:
 
     def view(self, layer: int) -> LayerView:
         return LayerView(self.layers[layer], self.layout)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[…, vocabulary] of the backbone's states […, hidden_size]: the head, and Gemma's soft cap."""
+        logits = self.model.get_output_embeddings()(hidden)
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def __len__(self) -> int:
         return len(self.layers)
