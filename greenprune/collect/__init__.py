@@ -53,6 +53,10 @@ STATISTICS: dict[str, Statistic] = {
         "block influence: how much every layer turns the hidden states",
         "greenprune.collect.hidden_states:BlockInfluence",
     ),
+    "activations": Statistic(
+        "mean, variance and sizes of what attention output and MLP down projections read",
+        "greenprune.collect.activations:Activations",
+    ),
     "gradient": Statistic(
         "first-order Taylor scores of layers, heads and channels",
         compute="greenprune.collect.gradients:first_order",
@@ -76,6 +80,11 @@ class Statistics:
         NaN where the block doesn't fit. (Gromov et al. 2024, equation 4.)
     block_influence: float64 [L]; 1 - mean over tokens of cos(input, output) (Men et al. 2024, equation 1).
     layer_perplexity: float64 [L]; perplexity over all tokens with each layer removed alone; inf where it isn't finite.
+    attention.NAME float64 [L, heads * head_dim], mlp.NAME float64 [L, channels]: of the inputs of the attention output
+        and MLP down projections. NAME: mean, variance (of the population of tokens), square_sum (over tokens) and
+        minitron (L2 norm over samples of the mean over the sequence of |x|). Where layers differ in width, rows
+        are as long as the widest, and narrower ones end in NaN.
+    hidden.minitron: float64 [hidden]; the same of the outputs of both norms of a layer, summed over norms.
     layer.taylor: float64 [L]; sum of |w·g| over a layer's weights, norms included, biases not; g is the gradient of
         the mean loss (Kim et al. 2024, Shortened LLaMA, equation 2). Of "gradient" and "fisher", like all below.
     param_first.PART: float32 [L, n]; sum of |w·g| for each channel of a part: rows of query (n = heads * head_dim),
