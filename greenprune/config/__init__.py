@@ -33,6 +33,7 @@ from greenprune.config.methods import (
     SequencePruning,
     Shape,
     SkippingPruning,
+    WandaSpPruning,
     WidthPruning,
 )
 from greenprune.config.overrides import (
@@ -93,6 +94,7 @@ __all__ = [
     "StageResources",
     "SweepConfig",
     "TrialConfig",
+    "WandaSpPruning",
     "WidthPruning",
     "apply_overrides",
     "flat",

@@ -157,6 +157,27 @@ class FlapPruning(WidthPruning):
         "AL-AM", description="ratio uniform in layers (UL) or adaptive (AL); modules manual (MM) or adaptive (AM)"
     )
     bias: bool = Field(True, description="add the mean output of what was removed as a bias")
+    remove_heads: Int | None = Field(
+        None, ge=0, description="query heads removed of all layers together, in MM structures; None: ratio of them"
+    )
+
+    @model_validator(mode="after")
+    def _heads_are_set_in_manual_structures(self) -> FlapPruning:
+        if self.remove_heads is not None and self.structure not in ("UL-MM", "AL-MM"):
+            raise ValueError(
+                f"remove_heads is for structures UL-MM and AL-MM, got {self.structure}, which finds the number of "
+                "heads itself; leave remove_heads out or change structure"
+            )
+        return self
+
+
+class WandaSpPruning(WidthPruning):
+    sequential: bool = Field(
+        False, description="score each layer behind the pruned ones, as the original does, in a pass for every ratio"
+    )
+
+    def needs_tokens(self) -> bool:
+        return self.sequential
 
 
 Target = Literal["ffn", "heads", "hidden"]
@@ -190,6 +211,11 @@ class MinitronWidthPruning(RatioPruning):
             )
         if not self.targets:
             raise ValueError("targets must name a dimension, got none; choices: ffn, heads, hidden")
+        if "hidden" in self.targets and (self.skip_first or self.skip_last):
+            raise ValueError(
+                "targets with hidden change every layer, so prune.skip_first and prune.skip_last must be 0, got "
+                f"{self.skip_first} and {self.skip_last}; leave them out, or hidden"
+            )
         return self
 
 
@@ -255,6 +281,10 @@ def _gradients(config: LlmPrunerPruning) -> frozenset[str]:
     return frozenset({"fisher"} if config.importance in ("param_second", "param_mix") else {"gradient"})
 
 
+def _dense_activations(config: WandaSpPruning) -> frozenset[str]:
+    return frozenset() if config.sequential else ACTIVATIONS
+
+
 METHODS: dict[str, Method] = {
     "none": Method(NoPruning, None, "the dense model", ""),
     "angular": Method(
@@ -318,6 +348,27 @@ METHODS: dict[str, Method] = {
         "zeros where the other weights can best make up for them, which they then do",
         "Frantar & Alistarh 2023, arXiv:2301.00774",
         tokens=True,
+    ),
+    "flap": Method(
+        FlapPruning,
+        "greenprune.prune.flap:prune_flap",
+        "heads and channels whose outputs fluctuate least, their mean kept as a bias",
+        "An et al. 2023, arXiv:2312.11983",
+        ACTIVATIONS,
+    ),
+    "wanda_sp": Method(
+        WandaSpPruning,
+        "greenprune.prune.wanda_sp:prune_wanda_sp",
+        "heads and channels of the smallest products of weight and input norm",
+        "An et al. 2023 (its baseline), arXiv:2312.11983",
+        _dense_activations,
+    ),
+    "minitron_width": Method(
+        MinitronWidthPruning,
+        "greenprune.prune.minitron_width:prune_minitron_width",
+        "heads, channels and hidden dimensions of the smallest activations",
+        "Muralidharan et al. 2024, arXiv:2407.14679",
+        ACTIVATIONS,
     ),
 }
 
