@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from greenprune.errors import GreenpruneError
@@ -196,7 +197,7 @@ def methods() -> None:
 
     table = Table(*HEADER, title="greenprune methods", show_lines=True)
     for row in method_rows():
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table)
 
 

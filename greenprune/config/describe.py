@@ -38,7 +38,10 @@ def _option(key: str, field: FieldInfo) -> str:
         choices = [str(choice) for choice in get_args(field.annotation)]
         choices.sort(key=lambda choice: choice != str(field.default))
         return f"{key}={' or '.join(choices)}"
-    return key if field.is_required() or field.default is None else f"{key}={_short(field.default)}"
+    if field.is_required() or field.default in (None, 0.0):
+        return key
+    examples = "".join(f" or {example}" for example in field.examples or ())
+    return f"{key}={_short(field.default)}{examples}"
 
 
 def _short(default: Any) -> str:

@@ -133,6 +133,20 @@ class RatioPruning(SkippingPruning):
             )
         return self
 
+    def check(self, shape: Shape) -> None:
+        super().check(shape)
+        if self.heads == "within_group" or shape.kv_heads is None:
+            return
+        if shape.kv_heads < 2:
+            raise ConfigError(
+                f"prune.heads=kv_group needs at least 2 KV heads, got {shape.kv_heads}; set prune.heads=within_group"
+            )
+        if self.ratio is not None and round(self.ratio * shape.kv_heads) >= shape.kv_heads:
+            raise ConfigError(
+                f"prune.ratio with prune.heads=kv_group must leave a KV head of {shape.kv_heads}, got {self.ratio}; "
+                "lower it or set prune.heads=within_group"
+            )
+
 
 class WidthPruning(RatioPruning):
     ratio: float = Field(gt=0, lt=1, description="share of the prunable layers' parameters that is removed")
@@ -223,7 +237,7 @@ class MaskPruning(PruneConfig):
     """Weights become zero and shapes stay. `N:M`: the N lowest of every M consecutive inputs go."""
 
     ratio: float = Field(0.0, ge=0, lt=1, description="share of each matrix that becomes zero; N:M implies N/M")
-    structure: str = Field("unstructured", description="unstructured, or N:M such as 2:4")
+    structure: str = Field("unstructured", description="unstructured, or N:M such as 2:4", examples=["2:4", "4:8"])
 
     @model_validator(mode="before")
     @classmethod
@@ -329,25 +343,12 @@ METHODS: dict[str, Method] = {
         "Muralidharan et al. 2024 (Minitron), arXiv:2407.14679; Sreenivas et al. 2024, arXiv:2408.11796",
         tokens=True,
     ),
-    "magnitude": Method(
-        MaskPruning,
-        "greenprune.prune.masks:mask_by_magnitude",
-        "zeros for the smallest weights",
-        "Han et al. 2015, arXiv:1506.02626",
-    ),
-    "wanda": Method(
-        MaskPruning,
-        "greenprune.prune.masks:mask_by_wanda",
-        "zeros for the smallest products of weight and input norm",
-        "Sun et al. 2023, arXiv:2306.11695",
-        tokens=True,
-    ),
-    "sparsegpt": Method(
-        MaskPruning,
-        "greenprune.prune.masks:mask_by_sparsegpt",
-        "zeros where the other weights can best make up for them, which they then do",
-        "Frantar & Alistarh 2023, arXiv:2301.00774",
-        tokens=True,
+    "llm_pruner": Method(
+        LlmPrunerPruning,
+        "greenprune.prune.llm_pruner:prune_llm_pruner",
+        "heads and channels, with all that is coupled to them, whose weights matter least to the loss",
+        "Ma et al. 2023, arXiv:2305.11627",
+        _gradients,
     ),
     "flap": Method(
         FlapPruning,
@@ -369,6 +370,26 @@ METHODS: dict[str, Method] = {
         "heads, channels and hidden dimensions of the smallest activations",
         "Muralidharan et al. 2024, arXiv:2407.14679",
         ACTIVATIONS,
+    ),
+    "magnitude": Method(
+        MaskPruning,
+        "greenprune.prune.masks:mask_by_magnitude",
+        "zeros for the smallest weights",
+        "Han et al. 2015, arXiv:1506.02626",
+    ),
+    "wanda": Method(
+        MaskPruning,
+        "greenprune.prune.masks:mask_by_wanda",
+        "zeros for the smallest products of weight and input norm",
+        "Sun et al. 2023, arXiv:2306.11695",
+        tokens=True,
+    ),
+    "sparsegpt": Method(
+        MaskPruning,
+        "greenprune.prune.masks:mask_by_sparsegpt",
+        "zeros where the other weights can best make up for them, which they then do",
+        "Frantar & Alistarh 2023, arXiv:2301.00774",
+        tokens=True,
     ),
 }
 

@@ -1,0 +1,179 @@
+"""The contract that every method keeps on every architecture; each outcome is a cell of the README's table.
+
+python tests/test_contract.py       # prints that table, as it is now
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from architectures import ARCHITECTURES, TOKENS, logits_of, random_model
+from transformers import AutoModelForCausalLM
+
+from greenprune import PruneConfig, prune
+from greenprune.config import METHODS, DepthPruning, MaskPruning
+from greenprune.errors import GreenpruneError
+from greenprune.models import Decoder
+from greenprune.prune import parameter_count
+
+README = Path(__file__).parent.parent / "README.md"
+DEPTH = {"block_size": 2, "skip_first": 1, "skip_last": 1}
+WIDTH = {"ratio": 0.25, "skip_first": 1, "skip_last": 1}
+ROWS: dict[str, dict] = {
+    "angular": DEPTH,
+    "bi": DEPTH,
+    "taylor_depth": DEPTH,
+    "ppl_depth": DEPTH,
+    "sleb": DEPTH,
+    "minitron_depth": DEPTH,
+    "llm_pruner": WIDTH,
+    "llm_pruner, global": WIDTH | {"scope": "global"},
+    "llm_pruner, kv_group": WIDTH | {"ratio": 0.5, "heads": "kv_group"},
+    "llm_pruner, uniform": {"ratio": 0.25, "uniform": True},
+    "flap": WIDTH,
+    "flap, uniform": {"ratio": 0.25, "uniform": True},
+    "flap, uniform, no bias": {"ratio": 0.25, "uniform": True, "bias": False},
+    "wanda_sp": WIDTH,
+    "wanda_sp, uniform": {"ratio": 0.25, "uniform": True},
+    "minitron_width": WIDTH,
+    "minitron_width, hidden": {"targets": {"hidden": 24, "ffn": 40}},
+    "magnitude": {"ratio": 0.5},
+    "wanda": {"ratio": 0.5},
+    "wanda, 2:4": {"structure": "2:4"},
+    "sparsegpt": {"ratio": 0.5},
+    "sparsegpt, 2:4": {"structure": "2:4"},
+    "sequence": {"steps": [{"method": "bi", "block_size": 1}, {"method": "flap", "ratio": 0.25}]},
+}
+RATIO_TOLERANCE = 0.05  # of whole heads, and of widths in multiples of eight, in a layer of 4 heads and 48 channels
+STOCK, OWN = "✓", "✓ own code"
+
+
+def config_of(row: str) -> PruneConfig:
+    return PruneConfig(method=row.partition(",")[0], **ROWS[row])
+
+
+def outcome(row: str, name: str) -> str:
+    """The table's cell: loads with plain Transformers, or with the checkpoint's own code, or why it is refused."""
+    try:
+        report = prune(random_model(name), config_of(row), calibration=TOKENS)
+    except GreenpruneError as refusal:
+        return f"– {str(refusal).partition(';')[0]}"
+    return OWN if report.needs == "trust_remote_code" else STOCK
+
+
+def table() -> dict[tuple[str, str], str]:
+    """The README's cells; refusals are footnotes below the table."""
+    text = README.read_text().partition("## What works where")[2].partition("\n## ")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    notes = dict(line.split(" ", 1) for line in text.splitlines() if line.startswith("["))
+    header, _, *rows = lines
+    cells = {(row[0], name): cell for row in rows for name, cell in zip(header[1:], row[1:], strict=True)}
+    return {key: f"– {notes[cell.removeprefix('– ')]}" if cell.startswith("–") else cell for key, cell in cells.items()}
+
+
+def markdown() -> str:
+    notes: dict[str, str] = {}
+    lines = ["| method | " + " | ".join(ARCHITECTURES) + " |", "|---" * (len(ARCHITECTURES) + 1) + "|"]
+    for row in ROWS:
+        cells = [outcome(row, name) for name in ARCHITECTURES]
+        for cell in cells:
+            if cell.startswith("–"):
+                notes.setdefault(cell.removeprefix("– "), f"[{len(notes) + 1}]")
+        shown = [f"– {notes[cell.removeprefix('– ')]}" if cell.startswith("–") else cell for cell in cells]
+        lines.append(f"| {row} | " + " | ".join(shown) + " |")
+    return "\n".join([*lines, "", *(f"{mark} {reason}" for reason, mark in notes.items())])
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return table()
+
+
+def test_the_table_has_every_method_and_no_empty_cell(cells):
+    assert {row.partition(",")[0] for row in ROWS} == METHODS.keys() - {"none"}
+    assert list(cells) == [(row, name) for row in ROWS for name in ARCHITECTURES]
+    assert all(cells.values())
+
+
+def assert_ratio(report, config, model, before):
+    assert report.parameters_before == before
+    assert report.parameters_after == parameter_count(model)
+    assert report.bytes_after == 4 * report.parameters_after
+    if isinstance(config, DepthPruning):
+        assert report.ratio_reached == pytest.approx(config.block_size / 6)
+    elif isinstance(config, MaskPruning):
+        assert report.ratio_reached == pytest.approx(config.ratio, abs=0.01)
+        assert report.parameters_after == before
+    elif getattr(config, "ratio", None):
+        assert report.ratio_reached == pytest.approx(config.ratio, abs=RATIO_TOLERANCE)
+
+
+def assert_skipped_layers_are_the_same(config, model, untouched):
+    for layer in range(config.skip_first or 0):
+        assert_equal_states(Decoder(model).layers[layer], Decoder(untouched).layers[layer])
+    for layer in range(config.skip_last or 0):
+        assert_equal_states(Decoder(model).layers[-1 - layer], Decoder(untouched).layers[-1 - layer])
+
+
+def assert_equal_states(one, other):
+    ours, theirs = one.state_dict(), other.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("row", ROWS)
+def test_contract(row, name, cells, tmp_path):
+    config, model = config_of(row), random_model(name)
+    untouched, before = copy.deepcopy(model), parameter_count(model)
+    cell = cells[row, name]
+    if cell.startswith("–"):
+        with pytest.raises(GreenpruneError, match=r"must|can") as refusal:
+            prune(model, config, calibration=TOKENS)
+        assert str(refusal.value).partition(";")[0] == cell.removeprefix("– ")
+        assert_equal_states(model, untouched)
+        return
+    report = prune(model, config, calibration=TOKENS)
+    assert cell == (OWN if report.needs == "trust_remote_code" else STOCK)
+    assert_ratio(report, config, model, before)
+    if hasattr(config, "skip_first"):
+        assert_skipped_layers_are_the_same(config, model, untouched)
+
+    again = random_model(name)
+    assert prune(again, config, calibration=TOKENS) == report
+    assert_equal_states(again, model)
+
+    logits = logits_of(model)
+    assert logits.isfinite().all()
+    with_cache = model.generate(TOKENS, max_new_tokens=4, min_new_tokens=4, do_sample=False, use_cache=True)
+    without = model.generate(TOKENS, max_new_tokens=4, min_new_tokens=4, do_sample=False, use_cache=False)
+    assert torch.equal(with_cache, without)
+    model.save_pretrained(tmp_path)
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=report.needs == "trust_remote_code")
+    torch.testing.assert_close(logits_of(reloaded), logits, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "phi3", "opt"])
+@pytest.mark.parametrize("row", ROWS)
+def test_contract_in_bf16(row, name, cells):
+    if cells[row, name].startswith("–"):
+        return
+    model = random_model(name, torch.bfloat16)
+    report = prune(model, config_of(row), calibration=TOKENS)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert logits_of(model).isfinite().all()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        reloaded = AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=report.needs == "trust_remote_code", dtype=torch.bfloat16
+        )
+    torch.testing.assert_close(logits_of(reloaded), logits_of(model), atol=0, rtol=0)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown() + "\n")
