@@ -364,11 +364,11 @@ def test_a_real_task_has_the_same_answers(real_model):
     with offline(), quiet("test"):
         for kind in (HFLM, SharedPrefixLM):
             lm = harness(kind, model, tokenizer, max_length=2048)
-            for name, documents in (("arc_easy", [0, 1, 2]), ("winogrande", [0, 1]), ("boolq", [0])):
+            for name, documents in (("arc_easy", [0, 1]), ("winogrande", [0, 1])):
                 task = {"tasks": {name: load_task(name, "assets")}, "groups": {}}
                 found = evaluate(lm=lm, task_dict=task, samples={name: documents}, log_samples=True, bootstrap_iters=0)
                 samples[kind, name] = found["samples"][name]
-    for name in ("arc_easy", "winogrande", "boolq"):
+    for name in ("arc_easy", "winogrande"):
         for mine, theirs in zip(samples[SharedPrefixLM, name], samples[HFLM, name], strict=True):
             assert mine["acc"] == theirs["acc"]
             assert mine["doc_id"] == theirs["doc_id"]
