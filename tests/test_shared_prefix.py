@@ -144,6 +144,17 @@ def test_layers_that_were_removed_take_their_windows_along(name, tiny_tokenizer)
     assert_same(harness(SharedPrefixLM, model, tiny_tokenizer).loglikelihood(questions(), disable_tqdm=True), expected)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma2", "opt", "gpt_neox"])
+def test_layers_may_differ_in_width(name, tiny_tokenizer):
+    model = pronounced(name)
+    prune(model, PruneConfig(method="flap", ratio=0.3, skip_first=1), calibration=torch.randint(3, 64, (4, 16)))
+    assert hasattr(model.config, "layer_widths")
+    expected = harness(HFLM, model, tiny_tokenizer).loglikelihood(questions(), disable_tqdm=True)
+    lm = harness(SharedPrefixLM, model, tiny_tokenizer)
+    assert lm.shares
+    assert_same(lm.loglikelihood(questions(), disable_tqdm=True), expected)
+
+
 @pytest.mark.parametrize("name", ["gemma2", "gemma3_text"])
 def test_a_soft_cap_on_logits_is_kept(name, tiny_tokenizer):
     model = pronounced(name)
