@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -261,6 +263,16 @@ def test_experiments_are_valid(path):
     experiment = load_experiment(path)
     assert experiment.sweep is not None
     assert experiment.name
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_experiments_can_be_tried_on_the_small_model(path):
+    arrays = re.findall(r"^(SMALL|HEAL)=\((.*?)\)$", (EXPERIMENTS / "README.md").read_text(), flags=re.S | re.M)
+    small, heal = (shlex.split(dict(arrays)[name]) for name in ("SMALL", "HEAL"))
+    heals = load_experiment(path).heal.method != "none"
+    experiment = load_experiment(path, small + heal * heals)
+    assert experiment.model.id == "pypi:smollm2-135m"
+    assert (experiment.sweep.storage, experiment.benchmark.limit) == ("runs", 20)
 
 
 def test_thesis_study_is_the_one_described():
