@@ -133,6 +133,20 @@ class RatioPruning(SkippingPruning):
             )
         return self
 
+    def check(self, shape: Shape) -> None:
+        super().check(shape)
+        if self.heads == "within_group" or shape.kv_heads is None:
+            return
+        if shape.kv_heads < 2:
+            raise ConfigError(
+                f"prune.heads=kv_group needs at least 2 KV heads, got {shape.kv_heads}; set prune.heads=within_group"
+            )
+        if self.ratio is not None and round(self.ratio * shape.kv_heads) >= shape.kv_heads:
+            raise ConfigError(
+                f"prune.ratio with prune.heads=kv_group must leave a KV head of {shape.kv_heads}, got {self.ratio}; "
+                "lower it or set prune.heads=within_group"
+            )
+
 
 class WidthPruning(RatioPruning):
     ratio: float = Field(gt=0, lt=1, description="share of the prunable layers' parameters that is removed")
@@ -369,6 +383,13 @@ METHODS: dict[str, Method] = {
         "heads, channels and hidden dimensions of the smallest activations",
         "Muralidharan et al. 2024, arXiv:2407.14679",
         ACTIVATIONS,
+    ),
+    "llm_pruner": Method(
+        LlmPrunerPruning,
+        "greenprune.prune.llm_pruner:prune_llm_pruner",
+        "heads and channels, with all that is coupled to them, whose weights matter least to the loss",
+        "Ma et al. 2023, arXiv:2305.11627",
+        _gradients,
     ),
 }
 
