@@ -14,7 +14,7 @@ from greenprune.collect import collect
 from greenprune.collect.zero3 import collect_sharded
 from greenprune.config import CalibrationConfig, ModelConfig
 from greenprune.data import calibration_tokens
-from greenprune.models import keep_channels, keep_heads, settle
+from greenprune.models import keep_channels, keep_heads, load_checkpoint, settle
 from greenprune.prune.depth import angular_block
 
 pytestmark = pytest.mark.real
@@ -73,3 +73,16 @@ def test_two_workers_agree_with_the_reference(real_model, tmp_path, ray_here):
     for n, start in REFERENCE["best_start_by_n"].items():
         assert angular_block(sharded.angular_distance, int(n))[0] == start
     assert_halves(sharded, model)
+
+
+def test_gradients_of_two_workers_are_those_of_one(tiny_checkpoint, tmp_path, ray_here):
+    source = ModelConfig(id=str(tiny_checkpoint))
+    model = load_checkpoint(tiny_checkpoint, "float32")
+    tokens = torch.randint(3, 20, (5, 16), generator=torch.Generator().manual_seed(0))  # odd: a sample is repeated
+    config = CalibrationConfig(num_samples=5, seq_len=16, num_workers=2, batch_size=2)
+    for wanted in ({"gradient", "bi"}, {"fisher"}):
+        sharded = collect_sharded(source, tokens, wanted, config, str(tmp_path))
+        plain = collect(model, tokens, wanted)
+        torch.testing.assert_close(sharded.tensors, plain.tensors, rtol=1e-4, atol=1e-7)
+        assert (sharded.num_samples, sharded.num_tokens) == (5, 5 * 16)
+        assert_halves(sharded, model)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from greenprune.collect.forward import Watcher
 
-    Computation = Callable[[PreTrainedModel, torch.Tensor, int], dict[str, torch.Tensor]]
+    Computation = Callable[..., dict[str, torch.Tensor]]
 
 log = logging.getLogger("greenprune")
 
@@ -36,12 +36,14 @@ log = logging.getLogger("greenprune")
 @dataclass(frozen=True)
 class Statistic:
     """`watcher`: class of a forward pass's watcher, made with the number of layers.
-    `compute`: for what no forward pass shows, `(model, tokens, batch_size) -> dict[str, Tensor]`.
+    `compute`: for what no forward pass shows, `(model, tokens, batch_size) -> dict[str, Tensor]`; where it `shards`, it
+    also takes `shard`, a worker's part (gradients.py).
     """
 
     summary: str
     watcher: str | None = None
     compute: str | None = None
+    shards: bool = False
 
 
 STATISTICS: dict[str, Statistic] = {
@@ -60,10 +62,12 @@ STATISTICS: dict[str, Statistic] = {
     "gradient": Statistic(
         "first-order Taylor scores of layers, heads and channels",
         compute="greenprune.collect.gradients:first_order",
+        shards=True,
     ),
     "fisher": Statistic(
         "first- and second-order Taylor scores, from the gradient of each sample",
         compute="greenprune.collect.gradients:second_order",
+        shards=True,
     ),
     "layer_perplexity": Statistic(
         "perplexity with each layer removed alone",

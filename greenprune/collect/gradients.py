@@ -15,7 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -62,6 +62,27 @@ def part_sums(view: LayerView, elements: Callable[[nn.Linear], Tensor]) -> dict[
 # --------------------------------------------------------------------------------------- the backward pass
 
 
+@dataclass(frozen=True)
+class Shard:
+    """This worker's part of a pass over several, whose parameters are gathered when they are needed.
+
+    gather: a context in which parameters are whole, entered by all workers alike; add_up: sums a tensor over all
+    workers in place; counted: bool, which of this worker's samples count; num_samples: how many do on all workers.
+    """
+
+    device: torch.device
+    gather: Callable[[Sequence[nn.Parameter]], AbstractContextManager[Any]]
+    add_up: Callable[[Tensor], None]
+    counted: Tensor
+    num_samples: int
+
+
+def whole(model: PreTrainedModel, tokens: Tensor) -> Shard:
+    """The part of a worker that has everything."""
+    counted = torch.ones(len(tokens), dtype=torch.bool)
+    return Shard(model.device, lambda _: nullcontext(), lambda _: None, counted, len(tokens))
+
+
 @dataclass
 class Gradients:
     """Of one layer, float32, by parameter name: of the mean loss, and the mean over samples of their squares."""
@@ -81,60 +102,70 @@ class Batch:
 
 
 def layer_gradients(
-    model: PreTrainedModel, tokens: Tensor, batch_size: int = 1, squares: bool = False
+    model: PreTrainedModel, tokens: Tensor, batch_size: int = 1, squares: bool = False, shard: Shard | None = None
 ) -> Iterator[Gradients]:
     """The gradients of every decoder layer's parameters, from the last layer to the first.
 
     tokens: LongTensor [num_samples, seq_len]. squares: also those of each sample's gradient, for which samples go
     one by one. The model is as before when the iterator ends or is closed.
     """
-    decoder = Decoder(model)
+    decoder, shard = Decoder(model), shard or whole(model, tokens)
     with _frozen(model):
-        calls = LayerCalls(decoder, tokens, 1 if squares else batch_size)
+        calls = LayerCalls(decoder, tokens, 1 if squares else batch_size, shard)
         for start in reversed(range(0, len(decoder), calls.spacing)):
             layers = range(start, min(start + calls.spacing, len(decoder)))
             calls.fill_inputs(layers)
             for layer in reversed(layers):
-                yield calls.backward(layer, squares)
+                with shard.gather([*decoder.layers[layer].parameters()]):
+                    yield calls.backward(layer, squares)
 
 
 class LayerCalls:
     """What every layer was called with in a forward pass over all samples, to call it again."""
 
-    def __init__(self, decoder: Decoder, tokens: Tensor, batch_size: int) -> None:
-        self.decoder = decoder
-        self.device = decoder.model.device
-        self.samples, self.targets = len(tokens), tokens.shape[1] - 1
+    def __init__(self, decoder: Decoder, tokens: Tensor, batch_size: int, shard: Shard) -> None:
+        self.decoder, self.shard = decoder, shard
+        self.targets = tokens.shape[1] - 1
         self.spacing = input_spacing(decoder, tokens.numel())
         self.others: dict[tuple[int, int], tuple[Any, dict[str, Any]]] = {}  # by layer and batch size
-        self.batches = [self._forward(rows) for rows in tokens.split(batch_size)]
+        in_layers = {id(parameter) for parameter in decoder.layers.parameters()}
+        with shard.gather([part for part in decoder.model.parameters() if id(part) not in in_layers]):
+            self.batches = [
+                self._forward(rows, counted)
+                for rows, counted in zip(tokens.split(batch_size), shard.counted.split(batch_size), strict=True)
+            ]
 
-    def _forward(self, tokens: Tensor) -> Batch:
-        batch, leaves = Batch(len(tokens)), []
+    def _forward(self, tokens: Tensor, counted: Tensor) -> Batch:
+        batch, gathered = Batch(len(tokens)), ExitStack()
+        leaves: list[Tensor] = []
 
         def before(index: int) -> Callable[..., None]:
-            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
                 hidden, *others = args
                 # Masks and positions are the same for all samples of one length.
                 self.others.setdefault((index, batch.size), (others, kwargs))
                 if index % self.spacing == 0:
                     batch.inputs[index] = hidden.cpu()
+                gathered.enter_context(self.shard.gather([*layer.parameters()]))
 
             return hook
 
-        def after(_: nn.Module, __: Any, output: Any) -> Any:
+        def after(layer: nn.Module, _: Any, output: Any) -> Any:
+            gathered.close()
+            if layer is not layers[-1]:
+                return None
             hidden: Any = layer_output(output)
             leaves.append(hidden.detach().requires_grad_())
             return (leaves[0], *output[1:]) if isinstance(output, tuple) else leaves[0]
 
         layers = self.decoder.layers
         handles = [layer.register_forward_pre_hook(before(i), with_kwargs=True) for i, layer in enumerate(layers)]
-        handles.append(layers[-1].register_forward_hook(after))
+        handles += [layer.register_forward_hook(after) for layer in layers]
         try:
             with torch.enable_grad():
-                tokens = tokens.to(self.device)
-                logits = self.decoder.model(input_ids=tokens, use_cache=False).logits[:, :-1].flatten(0, 1)
-                loss = nn.functional.cross_entropy(logits.float(), tokens[:, 1:].flatten(), reduction="sum")
+                tokens, counted = tokens.to(self.shard.device), counted.to(self.shard.device)
+                logits = self.decoder.model(input_ids=tokens, use_cache=False).logits[counted, :-1].flatten(0, 1)
+                loss = nn.functional.cross_entropy(logits.float(), tokens[counted, 1:].flatten(), reduction="sum")
             (batch.upstream,) = torch.autograd.grad(loss, leaves)
         finally:
             for handle in handles:
@@ -143,10 +174,10 @@ class LayerCalls:
 
     def fill_inputs(self, layers: range) -> None:
         """Compute the inputs of these layers that weren't kept, from that of the first."""
-        for batch in self.batches:
-            for layer in layers[:-1]:
-                with torch.no_grad():
-                    batch.inputs[layer + 1] = self._call(layer, batch, batch.inputs[layer].to(self.device)).cpu()
+        for layer in layers[:-1]:
+            with self.shard.gather([*self.decoder.layers[layer].parameters()]), torch.no_grad():
+                for batch in self.batches:
+                    batch.inputs[layer + 1] = self._call(layer, batch, batch.inputs[layer].to(self.shard.device)).cpu()
 
     def _call(self, layer: int, batch: Batch, hidden: Tensor) -> Tensor:
         others, kwargs = self.others[layer, batch.size]
@@ -155,20 +186,17 @@ class LayerCalls:
     def backward(self, layer: int, squares: bool) -> Gradients:
         """Take the loss's gradient through a layer, for all batches."""
         names, parameters = zip(*self.decoder.layers[layer].named_parameters(), strict=True)
-        sums: list[Tensor] = []
-        square_sums: list[Tensor] = []
+        sums = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
+        square_sums = [torch.zeros_like(total) for total in sums] if squares else []
         for parameter in parameters:
             parameter.requires_grad_()
         for batch in self.batches:
             with torch.enable_grad():
-                hidden = batch.inputs.pop(layer).to(self.device).requires_grad_()
+                hidden = batch.inputs.pop(layer).to(self.shard.device).requires_grad_()
                 output = self._call(layer, batch, hidden)
-            upstream = batch.upstream.to(self.device)
+            upstream = batch.upstream.to(self.shard.device)
             gradient, *found = torch.autograd.grad(output, (hidden, *parameters), upstream)
             batch.upstream = gradient.cpu()
-            if not sums:
-                sums = [torch.zeros_like(part, dtype=torch.float32) for part in found]
-                square_sums = [torch.zeros_like(part) for part in sums] if squares else []
             for total, part in zip(sums, found, strict=True):
                 total += part
             for total, part in zip(square_sums, found, strict=squares):
@@ -176,9 +204,11 @@ class LayerCalls:
             del found, part  # before the next batch makes its own
         for parameter in parameters:
             parameter.requires_grad_(False)
+        for total in (*sums, *square_sums):
+            self.shard.add_up(total)
         # The loss was summed over tokens: of the samples' mean losses the gradients are 1/targets of that.
-        mean = [part.div_(self.samples * self.targets) for part in sums]
-        mean_squares = [part.div_(self.samples * self.targets**2) for part in square_sums]
+        mean = [total.div_(self.shard.num_samples * self.targets) for total in sums]
+        mean_squares = [total.div_(self.shard.num_samples * self.targets**2) for total in square_sums]
         return Gradients(
             layer,
             dict(zip(names, mean, strict=True)),
@@ -191,10 +221,14 @@ def input_spacing(decoder: Decoder, num_tokens: int) -> int:
 
     Otherwise one in sqrt(L), and the others are computed once more: Chen et al. 2016, section 4.
     """
-    weight = decoder.view(0).out.weight
-    kept = len(decoder) * num_tokens * weight.shape[0] * weight.element_size()
-    whole = sum(parameter.numel() * parameter.element_size() for parameter in decoder.model.parameters())
-    return 1 if kept <= whole else round(math.sqrt(len(decoder)))
+    out = decoder.view(0).out
+    kept = len(decoder) * num_tokens * out.out_features * out.weight.element_size()
+    return 1 if kept <= sum(map(_bytes, decoder.model.parameters())) else round(math.sqrt(len(decoder)))
+
+
+def _bytes(parameter: nn.Parameter) -> int:
+    """DeepSpeed leaves an empty parameter where another worker holds a part of it."""
+    return getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
 
 
 @contextmanager
@@ -216,14 +250,18 @@ def _frozen(model: PreTrainedModel) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------ the statistics
 
 
-def first_order(model: PreTrainedModel, tokens: Tensor, batch_size: int) -> dict[str, Tensor]:
+def first_order(
+    model: PreTrainedModel, tokens: Tensor, batch_size: int, shard: Shard | None = None
+) -> dict[str, Tensor]:
     """The statistic "gradient": see `Statistics`."""
-    return taylor_scores(model, layer_gradients(model, tokens, batch_size))
+    return taylor_scores(model, layer_gradients(model, tokens, batch_size, shard=shard))
 
 
-def second_order(model: PreTrainedModel, tokens: Tensor, batch_size: int) -> dict[str, Tensor]:
-    """The statistic "fisher": as "gradient", and the second-order scores."""
-    return taylor_scores(model, layer_gradients(model, tokens, batch_size, squares=True))
+def second_order(
+    model: PreTrainedModel, tokens: Tensor, batch_size: int, shard: Shard | None = None
+) -> dict[str, Tensor]:
+    """The statistic "fisher": as "gradient", and the second-order scores. Samples go one by one."""
+    return taylor_scores(model, layer_gradients(model, tokens, squares=True, shard=shard))
 
 
 def taylor_scores(model: PreTrainedModel, gradients: Iterator[Gradients]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from greenprune.assets import materialize
-from greenprune.collect import Statistics, check_known, computations, watchers
+from greenprune.collect import STATISTICS, Statistics, check_known, computations, watchers
 from greenprune.config import CalibrationConfig, ModelConfig
 from greenprune.errors import ConfigError
 
@@ -26,12 +26,12 @@ def collect_sharded(
 ) -> Statistics:
     """`collect` over `config.num_workers` ZeRO-3 workers; the same result within rounding.
 
-    Raises ConfigError for a statistic that needs passes of its own.
+    Raises ConfigError for a statistic whose own passes aren't sharded.
     """
     from greenprune.sweep.workers import run_workers
 
     check_known(want)
-    if alone := computations(want):
+    if alone := [name for name in computations(want) if not STATISTICS[name].shards]:
         raise ConfigError(
             f"calibration.num_workers must be 1 for the statistics {', '.join(alone)}, which aren't sharded, got "
             f"{config.num_workers}; set calibration.num_workers=1 or choose another prune.method"
@@ -56,6 +56,7 @@ def collect_on_worker(inputs: dict[str, Any]) -> Statistics:
     from transformers.integrations import HfDeepSpeedConfig
 
     from greenprune.collect.forward import ForwardPass
+    from greenprune.collect.gradients import Shard
     from greenprune.models.load import DTYPES, model_class
 
     source: ModelConfig = inputs["source"]
@@ -71,25 +72,28 @@ def collect_on_worker(inputs: dict[str, Any]) -> Statistics:
     model = model_class(checkpoint).from_pretrained(
         checkpoint, dtype=DTYPES[source.dtype], trust_remote_code=source.trust_remote_code
     )
-    engine = deepspeed.initialize(model=model, config=settings)[0]
-    engine.eval()
-
     rank, world = dist.get_rank(), dist.get_world_size()
     tokens = torch.from_numpy(inputs["tokens"])
     rows = torch.arange(rank, math.ceil(len(tokens) / world) * world, world)
-    watched = ForwardPass(
-        engine.module,
-        watchers(inputs["want"], engine.module.config.num_hidden_layers),
-        forward=lambda **batch: engine(**batch, logits_to_keep=1),
-        device=engine.device,
-    )
-    watched.run(tokens[rows % len(tokens)], batch_size=inputs["batch_size"], counted=rows < len(tokens))
-
-    sums = watched.sums().to(engine.device)
-    dist.all_reduce(sums)
-    watched.replace_sums(sums)
-    held = torch.tensor([sum(p.ds_tensor.numel() for p in model.parameters())], device=engine.device)
+    mine, counted = tokens[rows % len(tokens)], rows < len(tokens)
+    device = torch.device(deepspeed.accelerator.get_accelerator().current_device_name())
+    held = torch.tensor([sum(p.ds_tensor.numel() for p in model.parameters())], device=device)
     gathered = [torch.zeros_like(held) for _ in range(world)]
     dist.all_gather(gathered, held)
+
+    statistics = Statistics({}, len(tokens), tokens.numel(), [int(count) for count in gathered])
+    shard = Shard(device, deepspeed.zero.GatheredParameters, dist.all_reduce, counted, len(tokens))
+    for compute in computations(inputs["want"]).values():  # before an engine gathers and frees parameters by itself
+        statistics.tensors.update(compute(model, mine, inputs["batch_size"], shard=shard))
+    if watching := watchers(inputs["want"], model.config.num_hidden_layers):
+        engine = deepspeed.initialize(model=model, config=settings)[0]
+        engine.eval()
+        watched = ForwardPass(
+            engine.module, watching, forward=lambda **batch: engine(**batch, logits_to_keep=1), device=device
+        ).run(mine, batch_size=inputs["batch_size"], counted=counted)
+        sums = watched.sums().to(device)
+        dist.all_reduce(sums)
+        watched.replace_sums(sums)
+        statistics.tensors.update(watched.statistics().tensors)
     del alive
-    return watched.statistics([int(count) for count in gathered])
+    return statistics
