@@ -131,7 +131,7 @@ def test_counts_of_the_original(shape, head_dim, ratio, round_to, counts):
 
 
 def test_channels_make_up_for_heads_that_are_too_coarse():
-    """Of three KV heads a quarter is none by the original's count, which leaves 19 % of the layer's parameters."""
+    """A quarter of three KV heads is none by the original's count, with which only 19 % of the layer would go."""
     layer = units(9, 3, 64, 576, 1536, whole_groups=True)
     slots, channels = local_counts(layer, 64, 0.25, 8, True)
     assert slots == 2
@@ -142,7 +142,7 @@ def test_channels_make_up_for_heads_that_are_too_coarse():
 def test_query_heads_leave_in_equal_numbers_from_every_group():
     layer = units(9, 3, 64, 576, 1536, whole_groups=False)
     slots, channels = local_counts(layer, 64, 0.2, 8, False)
-    assert slots == 2  # of three to a KV head: 22 % of the attention's parameters would be nearest to less than one
+    assert slots == 2  # of three query heads to a KV head one leaves: 0.6 rounded
     assert layer.removed(slots, channels) == pytest.approx(0.2, abs=0.002)
 
 
