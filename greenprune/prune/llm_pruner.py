@@ -79,7 +79,7 @@ def head_scores(
     else:
         coupled = [query, parts["key"], parts["value"], out]
     heads = reduced(coupled, reduction).view(-1, head_dim).sum(dim=1)
-    return heads.repeat_interleave(group) / group if group > 1 and whole_groups else heads
+    return heads.repeat_interleave(group) / group if whole_groups else heads
 
 
 def channel_scores(parts: Mapping[str, Tensor], reduction: str) -> Tensor:
