@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -32,6 +34,20 @@ def random_model(name: str, dtype: torch.dtype = torch.float32):
     torch.manual_seed(0)
     config = AutoConfig.for_model(name.split("-")[0], **settings)
     return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
+def with_own_kv_heads(model):
+    """The same function of a Llama with a KV head for each query head."""
+    config, weights = copy.deepcopy(model.config), model.state_dict()
+    head_dim, kv_heads = model.model.layers[0].self_attn.head_dim, config.num_key_value_heads
+    for name, weight in weights.items():
+        if ".k_proj." in name or ".v_proj." in name:
+            heads = weight.view(kv_heads, head_dim, -1).repeat_interleave(config.num_attention_heads // kv_heads, dim=0)
+            weights[name] = heads.flatten(0, 1)
+    config.num_key_value_heads = config.num_attention_heads
+    wide = type(model)(config).eval()
+    wide.load_state_dict(weights)
+    return wide
 
 
 def logits_of(model) -> torch.Tensor:

