@@ -391,13 +391,6 @@ METHODS: dict[str, Method] = {
         "Frantar & Alistarh 2023, arXiv:2301.00774",
         tokens=True,
     ),
-    "llm_pruner": Method(
-        LlmPrunerPruning,
-        "greenprune.prune.llm_pruner:prune_llm_pruner",
-        "heads and channels, with all that is coupled to them, whose weights matter least to the loss",
-        "Ma et al. 2023, arXiv:2305.11627",
-        _gradients,
-    ),
 }
 
 
