@@ -12,7 +12,7 @@ from greenprune import PruneConfig, prune
 from greenprune.collect.hidden_states import watch_hidden_states
 from greenprune.collect.layerwise import LayerByLayer, products, squares
 from greenprune.errors import ConfigError, ModelError
-from greenprune.models import Decoder
+from greenprune.models import Decoder, keep_channels, keep_heads, load_checkpoint, settle
 from greenprune.prune.masks import (
     DAMPING,
     inverse_factor,
@@ -325,3 +325,15 @@ def test_a_mask_after_a_depth_step(tiny_model):
     assert len(report.layers_removed) == 1
     assert report.sparsity == pytest.approx(0.5, abs=2e-3)
     assert tiny_model.config.pruning_mask == "unstructured"
+
+
+def test_a_mask_on_layers_of_different_widths(tiny_model, tmp_path):
+    keep_heads(tiny_model, 1, [0, 2])
+    keep_channels(tiny_model, 2, range(40))
+    settle(tiny_model)
+    report = prune(tiny_model, PruneConfig(method="wanda", structure="2:4"), calibration=TOKENS)
+    assert (report.sparsity, report.needs) == (0.5, "trust_remote_code")
+    tiny_model.save_pretrained(tmp_path)
+    reloaded = load_checkpoint(tmp_path, device="cpu")
+    assert torch.equal(logits_of(reloaded), logits_of(tiny_model))
+    assert reloaded.config.pruning_mask == "2:4"

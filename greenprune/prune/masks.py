@@ -164,9 +164,12 @@ def mask_by_sparsegpt(model: PreTrainedModel, config: MaskPruning, calibration: 
                 f"mean diagonal, so it was damped with {damping:.0%}"
             )
             log.warning("%s", notes[-1])
-        for linear in linears.values():
-            weight = linear.weight.detach().float().masked_fill(dead, 0)
-            linear.weight.copy_(sparsegpt(weight, factor, config.ratio, pattern))
+        # N:M chooses in each row alone, so matrices with the same input are corrected as one.
+        for stack in [[*linears.values()]] if pattern else [[linear] for linear in linears.values()]:
+            weight = torch.cat([linear.weight.detach().float() for linear in stack]).masked_fill(dead, 0)
+            pruned = sparsegpt(weight, factor, config.ratio, pattern)
+            for linear, rows in zip(stack, pruned.split([linear.out_features for linear in stack]), strict=True):
+                linear.weight.copy_(rows)
 
     _layer_by_layer(model, calibration, products, prune)
     return _masked(model, config, notes)
