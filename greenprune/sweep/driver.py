@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -237,6 +237,7 @@ class RayTasks:
         need = self.needed[stage]
         if getattr(requests[0].section, "num_workers", 1) > 1:
             need = cluster.Need(cpu=0)  # its workers ask for themselves; the task that starts them only waits
+        requests = [replace(request, exclusive=need.exclusive) for request in requests]
         task = ray.remote(_perform_on_node).options(
             name=stage,
             max_retries=self.retries,
