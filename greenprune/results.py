@@ -14,7 +14,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from numbers import Integral, Real
@@ -25,6 +25,7 @@ from urllib.parse import urlsplit, urlunsplit
 import yaml
 
 from greenprune.config import flat
+from greenprune.energy.costs import SearchCost, search_cost
 from greenprune.errors import ConfigError, nearest
 from greenprune.storage import Storage, write_atomically
 
@@ -163,8 +164,16 @@ class TrialResult:
         return cls(**json.loads(text))
 
     @classmethod
-    def failed(cls, trial_id: str, number: int, config: Mapping[str, Any], error: str, started: float) -> TrialResult:
-        """The row of a trial that ended with `error`; `started` in seconds since the epoch."""
+    def failed(
+        cls,
+        trial_id: str,
+        number: int,
+        config: Mapping[str, Any],
+        error: str,
+        started: float,
+        stages: Sequence[dict[str, Any]] = (),
+    ) -> TrialResult:
+        """The row of a trial that ended with `error`, after `stages`; `started` in seconds since the epoch."""
         began = datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds")
         return cls(
             trial_id,
@@ -172,6 +181,7 @@ class TrialResult:
             "failed",
             dict(config),
             error=error,
+            stages=list(stages),
             started=began,
             seconds=time.time() - started,
         )
@@ -297,6 +307,13 @@ def load_trials(run: str | Path) -> DataFrame:
         f"a run must hold trials.parquet or trials/*/result.json, got {run}, which has neither; "
         f"start one with `greenprune sweep`, or check the path{_other_runs(storage.local, name)}"
     )
+
+
+def run_cost(run: str | Path) -> SearchCost:
+    """What a run's trials took together, failed ones as far as they came; each shared artifact once."""
+    storage, name = locate_run(run)
+    storage.pull(f"{name}/trials")
+    return search_cost(stage for result in read_results(storage.local / name) for stage in result.stages)
 
 
 def locate_run(run: str | Path) -> tuple[Storage, str]:

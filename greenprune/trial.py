@@ -378,7 +378,7 @@ def _task_metrics(scores: Mapping[str, Any], with_energy: bool) -> dict[str, Any
     if with_energy:
         metrics |= {
             "energy_wh_tasks": scores["energy_wh_tasks"],
-            "tasks_energy_kind": scores["energy_kind"] if scores["tasks"] else None,
+            "tasks_energy_kind": scores.get("energy_kind") if scores["tasks"] else None,
         }
     return metrics
 

@@ -14,6 +14,7 @@ import pytest
 
 from greenprune.energy import meter as meter_module
 from greenprune.energy import processes, rapl
+from greenprune.energy.costs import break_even_requests, search_cost
 from greenprune.energy.linear import LinearModel
 from greenprune.energy.meter import Charged, NodeMeter, meter_for, no_sensor, stage_meter
 from greenprune.energy.nvml import Nvml, NvmlSensor
@@ -402,3 +403,25 @@ def test_on_a_cpu_codecarbon_stands_beside_and_nests_in_a_stage():
     assert reading.row["country_iso_code"] == "FRA"
     assert reading.contamination is None
     assert stage.reading.energy_j >= reading.energy_j or reading.kind == "measured"
+
+
+# ---------------------------------------------------------------------------------------------------- costs
+
+
+def test_break_even_by_hand():
+    assert break_even_requests(3.0, 50.0, 0.5) == pytest.approx(60)  # the dense one takes 100 Wh for 1,000
+    assert break_even_requests(3.0, 50.0, 1.0) is None  # never
+    assert break_even_requests(None, 50.0, 0.5) is None
+    assert break_even_requests(0.0, 50.0, 0.5) == 0.0
+
+
+def test_each_artifact_of_a_search_is_counted_once():
+    def stage(name, key, joules, kind="estimated"):
+        return {"stage": name, "key": key, "seconds": 10.0, "energy_j": joules, "energy_kind": kind}
+
+    shared, unmetered = stage("collect", "k", 3600.0), stage("heal", "h", None)
+    cost = search_cost([shared, stage("prune", "k", 1800.0), shared, unmetered, stage("heal", "i", 1800.0, "measured")])
+    assert (cost.energy_wh, cost.unmetered, cost.seconds) == (2.0, 1, 40.0)
+    assert cost.by_stage_wh == {"collect": 1.0, "prune": 0.5, "heal": 0.5}
+    assert cost.describe() == "2 Wh, estimated and measured (collect 1, prune 0.5, heal 0.5; not metered: 1)"
+    assert search_cost([unmetered]).energy_wh is None

@@ -36,7 +36,7 @@ class SearchCost:
         if self.energy_wh is None:
             return "not metered"
         shares = ", ".join(f"{stage} {wh:.3g}" for stage, wh in self.by_stage_wh.items())
-        gaps = f"; {self.unmetered} stages weren't metered" if self.unmetered else ""
+        gaps = f"; not metered: {self.unmetered}" if self.unmetered else ""
         return f"{self.energy_wh:.3g} Wh, {' and '.join(self.kinds)} ({shares}{gaps})"
 
 

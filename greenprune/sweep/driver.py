@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -206,7 +206,9 @@ def drive_trial(
         result = run_trial(trial, storage, execute=execute, watch=status.show, number=config["number"])
     except Exception as problem:
         error = f"{status.stage}: {describe(problem)}"
-        write_result(folder, TrialResult.failed(config["trial_id"], config["number"], config["trial"], error, started))
+        done = [asdict(artifact) for artifact in execute.done]
+        failed = TrialResult.failed(config["trial_id"], config["number"], config["trial"], error, started, done)
+        write_result(folder, failed)
         storage.push(f"{run}/trials/{config['trial_id']}")
         raise
     write_trial(folder, result, storage)
@@ -226,13 +228,19 @@ def describe(problem: BaseException) -> str:
 
 @dataclass(frozen=True)
 class RayTasks:
-    """Executes stages as Ray tasks, outside the trial's own placement group."""
+    """Executes stages as Ray tasks, outside the trial's own placement group; `done` is what they made."""
 
     needed: Mapping[str, cluster.Need]
     retries: int
     log_path: str
+    done: list[Artifact] = field(default_factory=list)
 
     def __call__(self, requests: Sequence[Request], storage_uri: str) -> list[Artifact]:
+        artifacts = self._run(requests, storage_uri)
+        self.done.extend(artifacts)
+        return artifacts
+
+    def _run(self, requests: Sequence[Request], storage_uri: str) -> list[Artifact]:
         stage = requests[0].stage
         need = self.needed[stage]
         if getattr(requests[0].section, "num_workers", 1) > 1:
