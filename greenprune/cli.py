@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from greenprune.errors import GreenpruneError
 from greenprune.logs import logging_to
@@ -224,9 +224,9 @@ def doctor() -> None:
     """Say what works on this machine, what doesn't, and how to mend it."""
     from greenprune.doctor import examine
 
-    table = Table("part", "state", "remedy", title="greenprune doctor")
+    table = Table("part", "state", Column("what would mend it", overflow="fold"), title="greenprune doctor")
     for check in examine():
-        table.add_row(check.part, check.state, check.remedy)
+        table.add_row(check.part, check.state, check.remedy or "-")
     console.print(table)
 
 

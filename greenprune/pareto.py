@@ -259,8 +259,8 @@ def _uncontaminated(rows: DataFrame, objectives: Mapping[str, Direction]) -> Dat
     if kept.empty and not rows.empty:
         raise ConfigError(
             f"an energy on a front must be of this work alone, got {len(rows)} trials, all contaminated by other work "
-            "on their nodes; stop that work, delete _stages/energy below the storage and run the sweep again (the other "
-            "stages are reused), or raise benchmark.energy.max_foreign_load"
+            "on their nodes; stop that work, delete _stages/energy below the storage and run the sweep again (all else "
+            "is reused), or raise benchmark.energy.max_foreign_load"
         )
     return kept
 

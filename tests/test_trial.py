@@ -61,6 +61,8 @@ def test_metrics_of_generated_answers():
     assert (found["xsum_rouge1"], found["xsum_rougeL"]) == (0.3, 0.2)
     assert all(describe(name) != ("", "") for name in found)
     assert "xsum_rouge1_stderr" not in found
+
+
 def test_every_stage_says_what_it_took(trial, tmp_path):
     first = run_trial(trial, tmp_path / "runs")
     assert all(stage["energy_j"] > 0 for stage in first.stages)
