@@ -629,7 +629,7 @@ def test_what_stays_disturbed_is_kept_and_marked(llama):
     meter = ReplayMeter([disturbed] * windows)
     result = measure_workload(llama, QUICK, meter)
     assert result["energy_kind"] == "contaminated"
-    assert result["energy_note"] == "contaminated: PID 7 on GPU 0"
+    assert result["energy_note"] == "contaminated in 4 of 4 windows: PID 7 on GPU 0"
     assert result["energy_windows_discarded"] == workload.MEASURED_AGAIN
     assert result["energy_j_per_token"] > 0
     assert result["energy_j_per_token_net"] is None  # rest was disturbed too

@@ -89,7 +89,7 @@ def test_a_figure_is_graded_as_its_worst_part():
     assert worst_grade([of("measured", "PID 7"), of("estimated")]) == "contaminated"
     assert worst_grade([of("absent"), of("measured", "PID 7")]) == "absent"
     assert worst_grade([]) == "absent"
-    assert notes_of([of("measured"), of("measured", "PID 7")]) == "no sensor; contaminated: PID 7"
+    assert notes_of([of("measured"), of("measured", "PID 7")]) == "no sensor; contaminated in 1 of 2 windows: PID 7"
     assert notes_of([]) is None
 
 

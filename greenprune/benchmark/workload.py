@@ -75,7 +75,7 @@ def measure_workload(model: PreTrainedModel, config: EnergyConfig, meter: Meter)
             time.sleep(config.cooldown_seconds)
             workload.synchronise()
             peak_memory = PeakMemory(model.device)
-            idle = windows.measure("idle", lambda: time.sleep(config.min_seconds), workload.synchronise)
+            idle = windows.once("idle", lambda: time.sleep(config.min_seconds), workload.synchronise)
             workload.warm_up(min(WARM_UP_S, config.min_seconds))
             prefills: list[PhaseWindow] = []
             decodes: list[PhaseWindow] = []
@@ -114,7 +114,7 @@ class Windows:
 
     def measure(self, name: str, run: Callable[[], None], synchronise: Callable[[], None]) -> PhaseWindow:
         while True:
-            window = self._once(name, run, synchronise)
+            window = self.once(name, run, synchronise)
             disturbance = window.reading.contamination
             if not disturbance or len(self.discarded) == MEASURED_AGAIN:
                 return window
@@ -122,7 +122,7 @@ class Windows:
             log.info("energy: %s is measured again: %s", name, disturbance)
             time.sleep(max(self.config.cooldown_seconds, min(1.0, self.config.min_seconds)))
 
-    def _once(self, name: str, run: Callable[[], None], synchronise: Callable[[], None]) -> PhaseWindow:
+    def once(self, name: str, run: Callable[[], None], synchronise: Callable[[], None]) -> PhaseWindow:
         """Repeat a phase until the window is long enough."""
         passes: list[float] = []
         synchronise()

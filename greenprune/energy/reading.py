@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -153,13 +153,12 @@ def worst_grade(readings: Iterable[Reading]) -> Grade:
     return max(grades, key=get_args(Grade).index) if grades else "absent"
 
 
-def notes_of(readings: Iterable[Reading]) -> str | None:
+def notes_of(readings: Sequence[Reading]) -> str | None:
     """What the readings say about themselves, each thing once; None where they say nothing."""
-    notes: dict[str, None] = {}
-    for reading in readings:
-        notes |= dict.fromkeys(reading.notes)
-        if reading.contamination:
-            notes[f"contaminated: {reading.contamination}"] = None
+    notes = dict.fromkeys(note for reading in readings for note in reading.notes)
+    disturbed = [reading.contamination for reading in readings if reading.contamination]
+    if disturbed:
+        notes[f"contaminated in {len(disturbed)} of {len(readings)} windows: {disturbed[0]}"] = None
     return "; ".join(notes) or None
 
 
