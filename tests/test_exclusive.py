@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from greenprune.energy import exclusive
-from greenprune.energy.exclusive import lock_folder, turn
+from greenprune.energy.exclusive import lock_folder, node_is_taken, turn
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -121,6 +121,20 @@ def test_a_device_window_without_a_device_has_the_node(stages):
     stages.start("other", "none")
     spans = stages.spans()
     assert not overlap(spans["window"], spans["other"])
+
+
+def test_a_node_is_taken_while_somebody_has_it_alone(stages):
+    assert not node_is_taken("runs")
+    with turn("runs", "none"):
+        assert not node_is_taken("runs")
+        stages.start("window", "node")
+        end = time.monotonic() + 60
+        while not node_is_taken("runs"):  # it waits for us
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    stages.wait_for("window", "out")
+    stages.spans()
+    assert not node_is_taken("runs")
 
 
 def test_a_killed_window_lets_go(stages):

@@ -41,6 +41,19 @@ def turn(storage_uri: str, exclusive: Exclusive, gpus: Sequence[str] = ()) -> It
         yield
 
 
+def node_is_taken(storage_uri: str) -> bool:
+    """Whether somebody has this node alone, or waits for that: no time to start processes here."""
+    folder = lock_folder(storage_uri)
+    with ExitStack() as opened:
+        for name in ("node.gate", "node.lock"):
+            handle = opened.enter_context(open(folder / name, "a"))
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    return False
+
+
 def lock_folder(storage_uri: str) -> Path:
     """Where this node keeps the locks of one storage."""
     name = hashlib.sha256(storage_uri.encode()).hexdigest()[:16]

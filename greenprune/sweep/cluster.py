@@ -46,13 +46,14 @@ def start_ray(address: str | None) -> None:
 
 @dataclass(frozen=True)
 class Need:
-    """What one stage asks of Ray."""
+    """What one stage asks of Ray; `exclusive` is its lock's business (energy/exclusive.py)."""
 
     cpu: float
     gpu: float = 0.0
     memory_bytes: int = 0
     custom: Mapping[str, float] = field(default_factory=dict)
-    exclusive: Exclusive = "none"
+    exclusive: Exclusive = field(default="none", compare=False)
+    hides_gpus: bool = field(default=False, compare=False)
 
     def fits(self, node: Mapping[str, float]) -> int:
         """How many such stages an empty node holds."""
@@ -61,9 +62,9 @@ class Need:
         return min(shares, default=1)
 
     def options(self) -> dict[str, Any]:
-        """The arguments of Ray's `.options(…)`. A stage without a GPU sees none, on whichever node it lands."""
+        """The arguments of Ray's `.options(…)`."""
         more: dict[str, Any] = {"memory": self.memory_bytes} if self.memory_bytes else {}
-        if not self.gpu and ray.cluster_resources().get("GPU"):
+        if self.hides_gpus:  # Ray shows all of them to a task that asks for none
             more["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
         return {"num_cpus": self.cpu, "num_gpus": self.gpu, "resources": dict(self.custom), **more}
 
@@ -77,10 +78,10 @@ def needs(resources: ResourcesConfig, present: Sequence[Mapping[str, float]]) ->
     """What each stage asks for. Where the file says nothing: a GPU and its share of the cores on GPU nodes,
     else all cores of the smallest node, so that stages don't disturb each other's timings.
 
-    An energy stage has its GPUs to itself, on a CPU its whole node. It asks for that as resources, so that it
-    waits in Ray's queue instead of on a node; where nodes differ in size, its lock does the rest
-    (energy/exclusive.py). Smaller stages may overtake it in that queue, but not for ever: a trial whose window
-    waits starts nothing else, so at the latest when all trials in flight wait for theirs a node is free.
+    An energy stage has its GPUs to itself, on a CPU its whole node. Where the file doesn't say how many cores, it
+    asks for all of them, so that it waits in Ray's queue instead of on a node; its lock does the rest. Smaller
+    stages may overtake it in that queue, but not for ever: a trial whose window waits starts nothing else, so at
+    the latest when all trials in flight wait for theirs a node is free.
     """
     with_gpu = [node for node in present if node.get("GPU")]
     workers = with_gpu or [node for node in present if node.get("CPU")]
@@ -91,9 +92,16 @@ def needs(resources: ResourcesConfig, present: Sequence[Mapping[str, float]]) ->
         gpu = default_gpu if stage.gpu is None else stage.gpu
         cpu = float(max(1, default_cpu)) if stage.cpu is None else stage.cpu
         usual: Exclusive = "none" if name != "energy" else "device" if gpu else "node"
-        asked = Need(cpu, gpu, int((stage.memory_gb or 0) * GIB), stage.custom, stage.exclusive or usual)
-        alone_on_node = asked.exclusive == "node" or (asked.exclusive == "device" and not gpu)
-        return _whole_node(asked, present) if alone_on_node else asked
+        asked = Need(
+            cpu,
+            gpu,
+            int((stage.memory_gb or 0) * GIB),
+            stage.custom,
+            exclusive=stage.exclusive or usual,
+            hides_gpus=bool(with_gpu) and not gpu,
+        )
+        whole = stage.exclusive == "node" or (asked.exclusive != "none" and not gpu and stage.cpu is None)
+        return _whole_node(asked, present) if whole else asked
 
     return {name: need(name, getattr(resources, name)) for name in STAGE_NAMES}
 

@@ -33,6 +33,7 @@ from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 
 from greenprune import assets
 from greenprune.config import Experiment, TrialConfig, parse_experiment, read_yaml
+from greenprune.energy.exclusive import node_is_taken
 from greenprune.errors import ConfigError, SweepError
 from greenprune.logs import logging_to
 from greenprune.results import TrialResult, load_trials, read_results, write_result
@@ -151,7 +152,7 @@ def _fit(experiment: Experiment, storage: Storage, folder: Path, resume: bool, q
         ),
         tune.PlacementGroupFactory([{"CPU": 0, cluster.HEAD: 0.0001}]),
     )
-    search = SweepSearch(experiment)
+    search = SweepSearch(experiment, busy=functools.partial(node_is_taken, storage.uri))
     live = Live(folder, storage, experiment, total=search.total, concurrent=concurrent, quiet=quiet)
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its new output can't be silenced; Live takes its place
