@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from greenprune.errors import GreenpruneError
 from greenprune.logs import logging_to
@@ -87,13 +87,19 @@ def sweep(
 
 
 def _sweep(experiment: Any, address: str | None, resume: bool) -> None:
+    from greenprune.errors import ConfigError
+    from greenprune.results import run_cost
     from greenprune.sweep.driver import run_sweep
 
     with logging_to(logging.StreamHandler()):
         run = run_sweep(experiment, address=address, resume=resume)
     ok = run.trials[run.trials["status"] == "ok"] if len(run.trials) else run.trials
     if len(ok):
-        console.print(_front_table(run.trials, experiment.sweep.objectives))
+        try:
+            console.print(_front_table(run.trials, experiment.sweep.objectives))
+        except ConfigError as problem:  # the trials are there all the same
+            console.print(f"no front: {problem}", highlight=False)
+        console.print(f"the search took {run_cost(run.folder).describe()}", highlight=False)
         _write_report(str(run.folder))
     for result in run.failed:
         console.print(f"failed: {result.trial_id}: {result.error}", highlight=False)
@@ -119,7 +125,7 @@ def trials(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Print the table of a run's trials."""
-    from greenprune.results import load_trials
+    from greenprune.results import load_trials, run_cost
 
     table = load_trials(run)
     if csv:
@@ -128,6 +134,7 @@ def trials(
         print(table.to_json(orient="records", indent=1))
     else:
         console.print(_table(table, "trials"))
+        console.print(f"the search took {run_cost(run).describe()}", highlight=False)
 
 
 @app.command()
@@ -138,6 +145,9 @@ def pareto(
     objectives: Annotated[str, typer.Option(help="name:max or name:min, joined by commas")] = (
         "accuracy:max,energy_j_per_token:min"
     ),
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="several kinds or machines: compare by the ratio to the dense model")
+    ] = False,
 ) -> None:
     """Print the trials that no other trial beats on every objective."""
     from greenprune.pareto import parse_objectives
@@ -148,7 +158,7 @@ def pareto(
         table = table[table["accuracy"] >= min_accuracy]
     if max_energy is not None:
         table = table[table["energy_j_per_token"] <= max_energy]
-    console.print(_front_table(table, parse_objectives(objectives)))
+    console.print(_front_table(table, parse_objectives(objectives), mixed))
 
 
 @app.command()
@@ -214,16 +224,17 @@ def doctor() -> None:
     """Say what works on this machine, what doesn't, and how to mend it."""
     from greenprune.doctor import examine
 
-    table = Table("part", "state", "remedy", title="greenprune doctor")
+    table = Table("part", "state", Column("what would mend it", overflow="fold"), title="greenprune doctor")
     for check in examine():
-        table.add_row(check.part, check.state, check.remedy)
+        table.add_row(check.part, check.state, check.remedy or "-")
     console.print(table)
 
 
-def _front_table(table: Any, objectives: dict[str, Any]) -> Table:
-    from greenprune.pareto import pareto_front
+def _front_table(table: Any, objectives: dict[str, Any], mixed: bool = False) -> Table:
+    from greenprune.pareto import compared_objectives, pareto_front
 
-    front = pareto_front(table, objectives)
+    front = pareto_front(table, objectives, mixed)
+    objectives = compared_objectives(table, objectives, mixed)
     kinds = ", ".join(sorted(set(front["energy_kind"].dropna()))) if "energy_kind" in front else ""
     title = f"Pareto front: {', '.join(f'{name} ({way})' for name, way in objectives.items())}"
     return _table(front, title + (f"; energies are {kinds}" if kinds else ""))

@@ -7,11 +7,10 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
+from greenprune.energy.nvml import Nvml, nvml
+from greenprune.energy.rapl import RaplSensor, mend, zones
 from greenprune.storage import cache_dir
-
-RAPL = Path("/sys/class/powercap")
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Check:
 
 def examine() -> list[Check]:
     """One row a part, cheap to make: no model is loaded and Ray isn't started."""
-    return [_python(), _memory(), _gpu(), _cpu_energy(), _cache(), *_packages(), _compiler()]
+    return [_python(), _memory(), *_gpus(), _cpu_energy(), _grade(), _cache(), *_packages(), _compiler()]
 
 
 def _python() -> Check:
@@ -36,38 +35,52 @@ def _memory() -> Check:
     return Check("cpu, memory", f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB")
 
 
-def _gpu() -> Check:
+def _gpus() -> list[Check]:
     if importlib.util.find_spec("pynvml") is None:
-        return Check("gpu", "unknown: the NVML binding isn't installed", "pip install 'greenprune[gpu]'")
-    import pynvml
+        return [Check("gpu", "unknown: the NVML binding isn't installed", "pip install 'greenprune[gpu]'")]
+    library = nvml()
+    gpus = library.gpus() if library else ()
+    if library is None or not gpus:
+        return [Check("gpu", "none: models run on the CPU", "an NVIDIA GPU with its driver, for models above 1 B")]
+    return [_gpu_energy(library, gpu.index, gpu.name) for gpu in gpus]
 
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return Check("gpu", "none: models run on the CPU", "an NVIDIA GPU with its driver, for models above 1 B")
-    names = []
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        try:
-            pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-            counter = "energy counter"
-        except pynvml.NVMLError:
-            counter = "no energy counter: polled power"
-        names.append(f"{pynvml.nvmlDeviceGetName(handle)} ({counter})")
-    return Check("gpu", ", ".join(names) or "none")
+
+def _gpu_energy(library: Nvml, index: int, name: str) -> Check:
+    part = f"gpu {index}"
+    if library.is_split(index):
+        return Check(part, f"{name}: cut into MIG slices, no energy of its own", f"sudo nvidia-smi -i {index} -mig 0")
+    if library.energy_j(index) is not None:
+        return Check(part, f"{name}: energy measured by its counter")
+    if library.power_w(index) is not None:
+        return Check(part, f"{name}: no energy counter, its power is measured ten times a second")
+    return Check(part, f"{name}: tells neither energy nor power", "a driver that does, or another GPU")
 
 
 def _cpu_energy() -> Check:
-    counters = sorted(RAPL.glob("intel-rapl:*/energy_uj")) if RAPL.is_dir() else []
-    if not counters:
+    found = zones()
+    if not found:
         return Check(
             "cpu energy",
             "estimated: no RAPL counter",
             "bare metal with RAPL; a virtual machine rarely shows it",
         )
-    if not os.access(counters[0], os.R_OK):
-        return Check("cpu energy", "RAPL is there but can't be read", f"sudo chmod -R a+r {RAPL}")
-    return Check("cpu energy", "measured by RAPL")
+    if command := mend():
+        return Check("cpu energy", "estimated: RAPL is there but can't be read", command)
+    return Check("cpu energy", f"measured by RAPL: {', '.join(zone.name for zone in found)}")
+
+
+def _grade() -> Check:
+    """What the two rows above come to for the joules of a trial."""
+    library = nvml()
+    if library and any(library.power_w(gpu.index) is not None for gpu in library.gpus()):
+        return Check("joules of a trial", "measured on the GPU it runs on; of a model on the CPU, see above")
+    if RaplSensor.here():
+        return Check("joules of a trial", "measured, over the whole node")
+    return Check(
+        "joules of a trial",
+        "estimated: a declared number of watts per busy core, plus a constant",
+        "a sensor (see above); or your machine's own watts in benchmark.energy.watts_per_core, watts_base",
+    )
 
 
 def _cache() -> Check:
@@ -81,16 +94,18 @@ def _cache() -> Check:
 
 def _packages() -> list[Check]:
     parts = {
-        "ray": "sweeps: pip install 'ray[tune,train]'",
-        "deepspeed": "sharded calibration: pip install deepspeed",
-        "bitsandbytes": "QLoRA: pip install bitsandbytes",
-        "lm_eval": "tasks: pip install lm-eval",
-        "codecarbon": "energy: pip install codecarbon",
-        "matplotlib": "pictures in reports: pip install 'greenprune[report]'",
+        "ray": ("sweeps", "pip install 'ray[tune,train]'"),
+        "deepspeed": ("sharded calibration", "pip install deepspeed"),
+        "bitsandbytes": ("QLoRA", "pip install bitsandbytes"),
+        "lm_eval": ("tasks", "pip install lm-eval"),
+        "codecarbon": ("CO2e and emissions.csv", "pip install codecarbon"),
+        "matplotlib": ("pictures in reports", "pip install 'greenprune[report]'"),
     }
     return [
-        Check(name, "installed") if importlib.util.find_spec(name) else Check(name, "missing", remedy)
-        for name, remedy in parts.items()
+        Check(name, f"installed ({use})")
+        if importlib.util.find_spec(name)
+        else Check(name, f"missing: no {use}", remedy)
+        for name, (use, remedy) in parts.items()
     ]
 
 

@@ -2,8 +2,10 @@
 
 Everything here takes a table of trials (`load_trials`) and objectives such as
 `{"accuracy": "max", "energy_j_per_token": "min"}`. A trial takes part when it finished (`status` is ok) and
-every objective is a finite number. Numbers that can't be compared never share a front: measured with
-estimated energies, or joules and seconds of different machines. Dominance and hypervolume come from moocore.
+every objective is a finite number. Numbers that can't be compared share no front: measured with estimated
+energies, or joules and seconds of different machines. Asked to mix them, the ratio to the dense model on the same
+machine is compared instead. An energy that others' work contaminated is on no front at all. Dominance and
+hypervolume come from moocore.
 """
 
 from __future__ import annotations
@@ -26,10 +28,13 @@ def pareto_front(trials: DataFrame, objectives: Mapping[str, Direction], mixed: 
     """The rows that no other row dominates, best in the first objective first; index kept.
 
     A row dominates another if it is at least as good in every objective and better in one; so rows with
-    identical objectives are on the front together. Raises ConfigError for an unknown objective, and where
-    energies or times can't be compared (several machines, or measured with estimated) unless `mixed`.
+    identical objectives are on the front together. Raises ConfigError for an unknown objective, where all
+    energies are contaminated, and where energies or times can't be compared (several machines, or measured with
+    estimated) unless `mixed`: then energies are compared by their ratio to the dense model (see
+    `compared_objectives`).
     """
     rows = comparable(trials, objectives, mixed)
+    objectives = compared_objectives(trials, objectives, mixed)
     if rows.empty:
         return rows
     import moocore
@@ -61,6 +66,7 @@ def hypervolume(
     import numpy as np
 
     rows = comparable(trials, objectives, mixed)
+    objectives = compared_objectives(trials, objectives, mixed)
     if rows.empty:
         return 0.0
     values = _values(rows, objectives)
@@ -134,6 +140,7 @@ def constrained_best(
             rows = rows[rows[name] <= limit] if sign == "<=" else rows[rows[name] >= limit]
     if rows.empty:
         return None
+    order = compared_objectives(trials, order, mixed)
     return rows.sort_values(list(order), ascending=[d == "min" for d in order.values()], kind="stable").iloc[0]
 
 
@@ -171,7 +178,10 @@ def finished(trials: DataFrame) -> DataFrame:
 
 
 def comparable(trials: DataFrame, objectives: Mapping[str, Direction], mixed: bool = False) -> DataFrame:
-    """The finished rows with a finite number for every objective. Raises ConfigError as `pareto_front`."""
+    """The finished rows with a finite number for every objective, contaminated energies left out.
+
+    With `mixed`, every objective of `compared_objectives`. Raises ConfigError as `pareto_front`.
+    """
     import numpy as np
 
     if not objectives:
@@ -183,10 +193,43 @@ def comparable(trials: DataFrame, objectives: Mapping[str, Direction], mixed: bo
         return rows
     for name in objectives:
         _check_numeric(rows, name)
+    if mixed:
+        objectives = compared_objectives(trials, objectives, mixed)
+        for name in objectives:
+            _check_numeric(rows, name)
     rows = rows[np.isfinite(_values(rows, objectives)).all(axis=1)]
+    rows = _uncontaminated(rows, objectives)
     if not mixed:
         _check_comparable(rows, objectives)
     return rows
+
+
+def compared_objectives(
+    trials: DataFrame, objectives: Mapping[str, Direction], mixed: bool = False
+) -> dict[str, Direction]:
+    """The objectives that a front is made of: as asked for, but where kinds or machines are `mixed` each energy's
+    ratio to the dense model on the same machine. Raises ConfigError for an energy that has no such ratio.
+    """
+    rows = finished(trials)
+    if not mixed or rows.empty or not _mixture(rows, objectives):
+        return dict(objectives)
+    chosen: dict[str, Direction] = {}
+    for name, direction in objectives.items():
+        if needs_same_kind(name) and name not in RATIOS and name not in RATIOS.values():
+            raise ConfigError(
+                f"trials of several kinds or machines are compared by the ratio to the dense model, got {name}, which "
+                f"has none; use {nearest(name, RATIOS)}"
+            )
+        chosen[RATIOS.get(name, name)] = direction
+    return chosen
+
+
+RATIOS = {
+    "energy_j_per_token": "energy_ratio",
+    "energy_wh_per_1k_requests": "energy_ratio",
+    "energy_j_per_prefill_token": "energy_ratio_prefill",
+    "energy_j_per_decode_token": "energy_ratio_decode",
+}
 
 
 def needs_same_kind(name: str) -> bool:
@@ -195,29 +238,64 @@ def needs_same_kind(name: str) -> bool:
 
 
 def needs_same_machine(name: str) -> bool:
-    """Whether a metric depends on the hardware it was taken on; `energy_ratio` is freed from that."""
-    if name == "energy_ratio":
+    """Whether a metric depends on the hardware it was taken on; ratios to the dense model are freed from that."""
+    if name in RATIOS.values():
         return False
     times = ("_latency_s", "_tokens_per_s", "seconds")
     return needs_same_kind(name) or name.endswith(times) or name == "peak_memory_bytes"
 
 
-def _check_comparable(rows: DataFrame, objectives: Mapping[str, Direction]) -> None:
-    bound = [name for name in objectives if needs_same_kind(name)]
-    kinds = _distinct(rows, "energy_kind")
-    if bound and len(kinds) > 1:
+def kind_column(name: str) -> str:
+    """The column that says how an energy was had: tasks run elsewhere and otherwise than the workload."""
+    return "tasks_energy_kind" if name.endswith(("_wh", "_wh_tasks")) else "energy_kind"
+
+
+def _uncontaminated(rows: DataFrame, objectives: Mapping[str, Direction]) -> DataFrame:
+    """Without the rows whose energy, if it is an objective, others' work contaminated."""
+    kept = rows
+    for column in {kind_column(name) for name in objectives if needs_same_kind(name)}:
+        if column in kept.columns:
+            kept = kept[kept[column].fillna("") != "contaminated"]
+    if kept.empty and not rows.empty:
         raise ConfigError(
-            f"{', '.join(bound)} must be all measured or all estimated to share a front, "
-            f"got {', '.join(kinds)}; keep one kind, e.g. trials[trials.energy_kind == 'measured'], "
-            "or pass mixed=True"
+            f"an energy on a front must be of this work alone, got {len(rows)} trials, all contaminated by other work "
+            "on their nodes; stop that work, delete _stages/energy below the storage and run the sweep again (all else "
+            "is reused), or raise benchmark.energy.max_foreign_load"
         )
-    bound = [name for name in objectives if needs_same_machine(name)]
-    machines = _distinct(rows, "machine")
-    if bound and len(machines) > 1:
+    return kept
+
+
+def _mixture(rows: DataFrame, objectives: Mapping[str, Direction]) -> list[str]:
+    """Which columns tell these rows apart though an objective needs them equal."""
+    columns = {kind_column(name) for name in objectives if needs_same_kind(name)}
+    if any(needs_same_kind(name) for name in objectives):
+        columns.add("energy_scope")
+    if any(needs_same_machine(name) for name in objectives):
+        columns.add("machine")
+    clean = rows
+    for column in columns & {"energy_kind", "tasks_energy_kind"} & set(rows.columns):
+        clean = clean[clean[column].fillna("") != "contaminated"]
+    return sorted(column for column in columns if len(_distinct(clean, column)) > 1)
+
+
+def _check_comparable(rows: DataFrame, objectives: Mapping[str, Direction]) -> None:
+    mixture = _mixture(rows, objectives)
+    energies = ", ".join(name for name in objectives if needs_same_kind(name))
+    for column in ("energy_kind", "tasks_energy_kind", "energy_scope"):
+        if column in mixture:
+            found = _distinct(rows, column)
+            rule = "of one scope" if column == "energy_scope" else "all measured or all estimated"
+            raise ConfigError(
+                f"{energies} must be {rule} to share a front, got {', '.join(found)}; keep one, e.g. "
+                f"trials[trials.{column} == {found[-1]!r}], or pass mixed=True (--mixed) to compare by the ratio "
+                "to the dense model"
+            )
+    if "machine" in mixture:
+        bound = ", ".join(name for name in objectives if needs_same_machine(name))
         raise ConfigError(
-            f"{', '.join(bound)} must come from one machine to share a front, got {', '.join(machines)}; "
+            f"{bound} must come from one machine to share a front, got {', '.join(_distinct(rows, 'machine'))}; "
             "use energy_ratio:min (to the dense model on the same machine) as objective, keep one machine, "
-            "e.g. trials[trials.machine == …], or pass mixed=True"
+            "e.g. trials[trials.machine == …], or pass mixed=True (--mixed), which takes that ratio"
         )
 
 

@@ -14,7 +14,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from numbers import Integral, Real
@@ -25,6 +25,7 @@ from urllib.parse import urlsplit, urlunsplit
 import yaml
 
 from greenprune.config import flat
+from greenprune.energy.costs import SearchCost, search_cost
 from greenprune.errors import ConfigError, nearest
 from greenprune.storage import Storage, write_atomically
 
@@ -77,20 +78,43 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "energy_j_per_decode_token": ("J/token", "decode energy / decoded tokens, gross"),
     "energy_wh_per_1k_requests": ("Wh", "energy of 1,000 requests of the workload"),
     "energy_ratio": ("ratio", "energy per token / the dense model's on the same machine"),
+    "energy_ratio_prefill": ("ratio", "the same of prefill alone"),
+    "energy_ratio_decode": ("ratio", "the same of decode alone"),
+    "energy_j_per_token_net": ("J/token", "energy per token less what the machine takes idle, model loaded"),
+    "energy_delay_product_js": ("J·s", "energy of a request × time of a request"),
     "energy_wh_tasks": ("Wh", "energy of all tasks together"),
+    "tasks_energy_kind": ("", "`energy_kind` of the tasks' energies"),
     "average_power_w": ("W", "mean power during the workload"),
-    "energy_kind": ("", "`measured` (a sensor was read) or `estimated` (a model of the hardware)"),
-    "energy_source": ("", "which counter, or which model"),
+    "idle_power_w": ("W", "mean power at rest, model loaded"),
+    "energy_kind": (
+        "",
+        "`measured` (sensors), `estimated` (a model of the hardware) or `contaminated` (others worked meanwhile)",
+    ),
+    "energy_source": ("", "which counter, or which model with its parameters"),
+    "energy_scope": ("", "what the joules are of: `device`, `package`, `dram`, `process`"),
+    "energy_sharing": ("", "what was kept free of other stages: `exclusive: node`, `exclusive: device`, or `shared`"),
+    "energy_note": ("", "why it isn't measured, what contaminated it, which sensors disagree"),
     "energy_window_s": ("s", "shortest energy window"),
     "energy_repeats": ("count", "energy windows of each phase"),
+    "energy_windows_discarded": ("count", "windows in which others worked, measured again"),
     "energy_ci95_ratio": ("ratio", "half-width of the 95 % interval / mean, over the windows"),
     "co2e_g_per_1k_requests": ("g CO2e", "emissions of 1,000 requests in the configured country"),
+    "gpu_sm_clock_mhz": ("MHz", "mean clock during the windows"),
+    "gpu_power_cap_w": ("W", "enforced power limit"),
+    "gpu_temperature_c": ("°C", "highest temperature during the windows"),
+    "gpu_throttling": ("", "why the GPU ran slower than it could, `none` if it didn't"),
     "machine": ("", "identity of the hardware; energies of different machines aren't compared"),
     "hostname": ("", "name of the node that ran the energy stage"),
     "heal_train_loss": ("nats/token", "mean training loss of healing"),
     "heal_loss_start": ("nats/token", "validation loss before healing"),
     "heal_loss_end": ("nats/token", "validation loss after healing"),
+    "collect_energy_wh": ("Wh", "energy of the calibration pass, which other trials may share"),
+    "prune_energy_wh": ("Wh", "energy of pruning"),
     "heal_energy_wh": ("Wh", "energy of healing"),
+    "break_even_requests": (
+        "count",
+        "requests after which collecting, pruning and healing are paid back; empty if they never are",
+    ),
     "seconds": ("s", "wall time of the trial"),
     "started": ("ISO 8601 UTC", "when the trial began"),
 }
@@ -140,8 +164,16 @@ class TrialResult:
         return cls(**json.loads(text))
 
     @classmethod
-    def failed(cls, trial_id: str, number: int, config: Mapping[str, Any], error: str, started: float) -> TrialResult:
-        """The row of a trial that ended with `error`; `started` in seconds since the epoch."""
+    def failed(
+        cls,
+        trial_id: str,
+        number: int,
+        config: Mapping[str, Any],
+        error: str,
+        started: float,
+        stages: Sequence[dict[str, Any]] = (),
+    ) -> TrialResult:
+        """The row of a trial that ended with `error`, after `stages`; `started` in seconds since the epoch."""
         began = datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds")
         return cls(
             trial_id,
@@ -149,6 +181,7 @@ class TrialResult:
             "failed",
             dict(config),
             error=error,
+            stages=list(stages),
             started=began,
             seconds=time.time() - started,
         )
@@ -274,6 +307,13 @@ def load_trials(run: str | Path) -> DataFrame:
         f"a run must hold trials.parquet or trials/*/result.json, got {run}, which has neither; "
         f"start one with `greenprune sweep`, or check the path{_other_runs(storage.local, name)}"
     )
+
+
+def run_cost(run: str | Path) -> SearchCost:
+    """What a run's trials took together, failed ones as far as they came; each shared artifact once."""
+    storage, name = locate_run(run)
+    storage.pull(f"{name}/trials")
+    return search_cost(stage for result in read_results(storage.local / name) for stage in result.stages)
 
 
 def locate_run(run: str | Path) -> tuple[Storage, str]:

@@ -19,7 +19,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,20 @@ from greenprune.storage import Storage, write_atomically
 
 MANIFEST = "manifest.json"
 log = logging.getLogger("greenprune")
+Work = Callable[[Path], Mapping[str, Any] | None]
+NO_TURN = nullcontext()
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished stage's output: a folder in the store."""
+    """A finished stage's output: a folder in the store. energy_j: what making it took, None if not metered."""
 
     stage: str
     key: str
     seconds: float = 0.0
     reused: bool = False
+    energy_j: float | None = None
+    energy_kind: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -81,9 +85,9 @@ class Store:
         manifest = self.storage.local / call.folder / MANIFEST
         if not manifest.exists() and not self.storage.pull(call.folder / MANIFEST):
             return None
-        seconds = json.loads(manifest.read_text())["seconds"]
+        known = json.loads(manifest.read_text())
         self._record("reused", call)
-        return Artifact(call.stage, call.key, seconds, reused=True)
+        return Artifact(call.stage, call.key, known["seconds"], True, known.get("energy_j"), known.get("energy_kind"))
 
     @contextmanager
     def single_flight(self, call: StageCall) -> Iterator[None]:
@@ -92,23 +96,25 @@ class Store:
         with _locked(lock, f"waiting for {call.stage} {call.key[:8]}, which another trial computes"):
             yield
 
-    def compute(self, call: StageCall, function: Callable[[Path], None]) -> Artifact:
-        """Run `function(folder)` and commit what it wrote. The caller holds the single flight."""
+    def compute(self, call: StageCall, function: Work, turn: AbstractContextManager[None] = NO_TURN) -> Artifact:
+        """Run `function(folder)` within `turn` and commit what it wrote, with the facts it gives (energy_j, …) in
+        the manifest. The caller holds the single flight.
+        """
         target = self.storage.local / call.folder
         partial = target.with_suffix(".partial")
         partial.mkdir(parents=True, exist_ok=True)
         # A stage whose driver was killed may live on for a moment: it must be gone before another writes here.
-        with _locked(target.with_suffix(".writing")):
+        with _locked(target.with_suffix(".writing")), turn:
             self._record("started", call)
             started = time.perf_counter()
             try:
-                function(partial)
+                facts = function(partial) or {}
             except BaseException as problem:
                 self._record("failed", call, error=type(problem).__name__)
                 raise
-            return self._commit(call, partial, time.perf_counter() - started)
+            return self._commit(call, partial, time.perf_counter() - started, facts)
 
-    def _commit(self, call: StageCall, partial: Path, seconds: float) -> Artifact:
+    def _commit(self, call: StageCall, partial: Path, seconds: float, facts: Mapping[str, Any]) -> Artifact:
         """The partial folder, complete with its manifest, becomes the artifact by one rename."""
         target = partial.with_suffix("")
         files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
@@ -118,6 +124,7 @@ class Store:
             "seconds": seconds,
             "files": files,
             "host": socket.gethostname(),
+            **facts,
         }
         write_atomically(partial / MANIFEST, json.dumps(manifest, indent=1))
         try:
@@ -127,12 +134,13 @@ class Store:
                 raise
             shutil.rmtree(partial)  # another machine finished the same artifact first: theirs stands
         self.storage.push(call.folder, last=MANIFEST)
-        self._record("computed", call, seconds=round(seconds, 3))
-        return Artifact(call.stage, call.key, seconds)
+        joules, kind = facts.get("energy_j"), facts.get("energy_kind")
+        self._record("computed", call, seconds=round(seconds, 3), energy_j=joules, host=manifest["host"])
+        return Artifact(call.stage, call.key, seconds, energy_j=joules, energy_kind=kind)
 
-    def get_or_compute(self, call: StageCall, function: Callable[[Path], None]) -> Artifact:
+    def get_or_compute(self, call: StageCall, function: Work, turn: AbstractContextManager[None] = NO_TURN) -> Artifact:
         with self.single_flight(call):
-            return self.find(call) or self.compute(call, function)
+            return self.find(call) or self.compute(call, function, turn)
 
     def events(self) -> list[dict[str, Any]]:
         """What happened in this store, oldest first: started, computed, reused, failed (this machine's)."""

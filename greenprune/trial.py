@@ -21,6 +21,8 @@ from typing import Any
 from greenprune import assets
 from greenprune.benchmark.own_tasks.rouge import METRICS as ROUGE
 from greenprune.config import Experiment, ModelConfig, NoHealing, NoPruning, TrialConfig
+from greenprune.energy.costs import break_even_requests
+from greenprune.energy.exclusive import Exclusive
 from greenprune.results import TrialResult, write_result
 from greenprune.storage import Storage, write_atomically
 from greenprune.store import Artifact, StageCall, Store, clear
@@ -35,7 +37,8 @@ log = logging.getLogger("greenprune")
 class Stage:
     """`version` is raised when the stage's output changes for the same input, so old artifacts are left aside.
 
-    `machine_bound`: the artifact belongs to the hardware that made it. `resumes`: the stage goes on from what
+    `machine_bound`: the artifact belongs to the hardware that made it, and its function is told what it has to
+    itself. `resumes`: the stage goes on from what
     a former attempt left in its folder.
     """
 
@@ -48,9 +51,9 @@ class Stage:
 STAGES = {
     "collect": Stage("greenprune.collect:collect_stage", 1),
     "prune": Stage("greenprune.prune:prune_stage", 2),
-    "heal": Stage("greenprune.heal:heal_stage", 1, resumes=True),
-    "accuracy": Stage("greenprune.benchmark:accuracy_stage", 2),
-    "energy": Stage("greenprune.benchmark:energy_stage", 1, machine_bound=True),
+    "heal": Stage("greenprune.heal:heal_stage", 2, resumes=True),
+    "accuracy": Stage("greenprune.benchmark:accuracy_stage", 3),
+    "energy": Stage("greenprune.benchmark:energy_stage", 2, machine_bound=True),
 }
 
 
@@ -67,7 +70,7 @@ class Request:
     """One stage to run somewhere: what its artifact depends on, and where its inputs are.
 
     section: the configuration that the artifact depends on; inputs: parents by parameter name; options:
-    parameters that don't change the artifact.
+    parameters that don't change the artifact; exclusive: what it wants to itself (energy/exclusive.py).
     """
 
     stage: str
@@ -75,6 +78,7 @@ class Request:
     inputs: Mapping[str, Source | Artifact | None]
     facts: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    exclusive: Exclusive = "none"
 
     def call(self, machine: str | None = None) -> StageCall:
         section = {"config": self.section.model_dump(mode="json"), **self.facts}
@@ -85,14 +89,43 @@ class Request:
 
 
 def perform(request: Request, storage_uri: str) -> Artifact:
-    """Run one stage here and commit its artifact. In a sweep this is what a Ray task runs."""
-    stage, store = STAGES[request.stage], Store(storage_uri)
-    if not stage.machine_bound:
-        return store.compute(request.call(), lambda out: _work(request, store, out))
-    from greenprune.energy import machine_identity
+    """Run one stage here and commit its artifact. In a sweep this is what a Ray task runs.
 
-    call = request.call(machine_identity()[0])
-    return store.get_or_compute(call, lambda out: _work(request, store, out))
+    Only one that is to be alone runs alone (see energy/exclusive.py). Whoever waits for its turn holds no
+    resource but the task's own; whoever has it waits for no other stage.
+    """
+    from greenprune.energy import machine_identity
+    from greenprune.energy.exclusive import gpus_here, turn
+
+    store = Store(storage_uri)
+    machine_bound = STAGES[request.stage].machine_bound
+    call = request.call(machine_identity()[0] if machine_bound else None)
+    compute = store.get_or_compute if machine_bound else store.compute
+    if getattr(request.section, "num_workers", 1) > 1:  # its workers wait for their own turns, and aren't metered
+        return compute(call, lambda out: _work(request, store, out))
+    mine = turn(store.storage.uri, request.exclusive, gpus_here())
+    return compute(call, lambda out: _metered(request, store, out), mine)
+
+
+def _metered(request: Request, store: Store, out: Path) -> dict[str, Any] | None:
+    """Do a stage's work; gives its energy for the manifest, as far as it was metered."""
+    import torch
+
+    from greenprune.energy import AbsentMeter, Meter, stage_meter
+    from greenprune.errors import EnergyError
+    from greenprune.models.load import default_device
+
+    resumed = STAGES[request.stage].resumes and any(out.iterdir())
+    try:
+        meter: Meter = stage_meter(torch.device(default_device()))
+    except EnergyError as problem:
+        meter = AbsentMeter(str(problem))
+    with meter.window(request.stage) as window:
+        _work(request, store, out)
+    if resumed:  # a former attempt's part is lost with its process
+        return None
+    reading = window.reading
+    return {"energy_j": reading.energy_j, "energy_kind": reading.grade, "energy_source": reading.source}
 
 
 def perform_all(requests: Sequence[Request], storage_uri: str) -> list[Artifact]:
@@ -107,7 +140,8 @@ def _work(request: Request, store: Store, out: Path) -> None:
     module, _, name = stage.function.partition(":")
     function = getattr(importlib.import_module(module), name)
     inputs = {name: _locate(parent, store) for name, parent in request.inputs.items()}
-    function(out, config=request.section, **inputs, **request.facts, **request.options)
+    options = {**request.options, "exclusive": request.exclusive} if stage.machine_bound else request.options
+    function(out, config=request.section, **inputs, **request.facts, **options)
 
 
 def _locate(parent: Source | Artifact | None, store: Store) -> Path | None:
@@ -248,7 +282,7 @@ def _energy(
     """The workload's energy for this model and, on the same machine, for the dense one."""
     if config.benchmark.energy is None:
         return None, None
-    make = functools.partial(Request, "energy", config.benchmark.energy, options=_loading(config))
+    make = functools.partial(Request, "energy", config.benchmark.energy, options=_loading(config), exclusive="device")
     of_dense = make({"checkpoint": dense})
     if healed is dense:
         (energy,) = stages.run_bound([of_dense])
@@ -263,6 +297,11 @@ def _loading(config: TrialConfig) -> dict[str, Any]:
 
 WH = 3600.0  # joules
 SIZE = ("parameters", "checkpoint_bytes", "layers")
+RATIOS = {
+    "energy_j_per_token": "energy_ratio",
+    "energy_j_per_prefill_token": "energy_ratio_prefill",
+    "energy_j_per_decode_token": "energy_ratio_decode",
+}
 
 
 def _metrics(
@@ -287,15 +326,26 @@ def _metrics(
             "loss_end": "heal_loss_end",
         }
         metrics |= {column: history[name] for name, column in names.items()}
-        if history["energy_j"] is not None and history["machine"] == workload.get("machine", history["machine"]):
-            metrics["heal_energy_wh"] = history["energy_j"] / WH
     # The joules of tasks were read where the accuracy stage ran: they count only on the workload's machine.
     same_machine = not workload or scores["machine"] == workload["machine"]
     metrics |= _task_metrics(scores, with_energy=same_machine)
-    metrics |= {name: value for name, value in workload.items() if name not in ("readings", "machine_facts")}
-    if workload.get("energy_j_per_token") and dense.get("energy_j_per_token"):
-        metrics["energy_ratio"] = workload["energy_j_per_token"] / dense["energy_j_per_token"]
+    metrics |= {name: value for name, value in workload.items() if not isinstance(value, dict | list)}
+    for name, ratio in RATIOS.items():
+        if workload.get(name) and dense.get(name):
+            metrics[ratio] = workload[name] / dense[name]
+    metrics |= _making_metrics(stages.done, metrics)
     return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _making_metrics(done: Sequence[Artifact], metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Energy of making the model, and the requests that save it again; only where all of it was metered alike."""
+    made = [artifact for artifact in done if artifact.stage in ("collect", "prune", "heal")]
+    spent = {artifact.stage: artifact.energy_j for artifact in made}
+    known: dict[str, float | None] = {f"{stage}_energy_wh": j / WH for stage, j in spent.items() if j is not None}
+    if made and len(known) == len(made) and {artifact.energy_kind for artifact in made} == {metrics.get("energy_kind")}:
+        a_request, ratio = metrics.get("energy_wh_per_1k_requests"), metrics.get("energy_ratio")
+        known["break_even_requests"] = break_even_requests(sum(filter(None, known.values())), a_request, ratio)
+    return known
 
 
 def _pruning_metrics(stages: Stages, pruned: Source | Artifact, parameters: int) -> dict[str, Any]:
@@ -326,7 +376,10 @@ def _task_metrics(scores: Mapping[str, Any], with_energy: bool) -> dict[str, Any
             f"{task}_wh": None if joules is None else joules / WH,
         }
     if with_energy:
-        metrics["energy_wh_tasks"] = scores["energy_wh_tasks"]
+        metrics |= {
+            "energy_wh_tasks": scores["energy_wh_tasks"],
+            "tasks_energy_kind": scores.get("energy_kind") if scores["tasks"] else None,
+        }
     return metrics
 
 

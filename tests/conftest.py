@@ -102,7 +102,7 @@ def tiny_experiment(tmp_path, tiny_checkpoint) -> dict:
         },
         "benchmark": {
             "perplexity": [f"{held_out}@16"],
-            "energy": {"prompt_len": 8, "decode_len": 2, "min_seconds": 0.05, "repeats": 2},
+            "energy": {"prompt_len": 8, "decode_len": 2, "min_seconds": 0.05, "repeats": 2, "max_foreign_load": 1.0},
         },
         "sweep": {
             "search": "grid",

@@ -545,7 +545,7 @@ def test_texts_of_the_hub_have_stand_ins_among_the_assets(monkeypatch):
 
 # ------------------------------------------------------------------------------------------------ workload
 
-QUICK = EnergyConfig(prompt_len=12, decode_len=4, min_seconds=0.02, repeats=2, batch_size=2)
+QUICK = EnergyConfig(prompt_len=12, decode_len=4, min_seconds=0.02, repeats=2, batch_size=2, max_foreign_load=1.0)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "opt", "gpt_neox"])
@@ -581,7 +581,7 @@ def test_the_prompt_is_seeded_and_the_same_for_every_model():
 
 
 def test_windows_alternate_and_last_long_enough(llama, caplog):
-    meter = ReplayMeter([3.0, 5.0, 3.0, 5.0])
+    meter = ReplayMeter([0.1, 3.0, 5.0, 3.0, 5.0])
     with caplog.at_level(logging.INFO, logger="greenprune"):
         result = measure_workload(llama, QUICK, meter)
     assert [reading.name for reading in result["readings"]] == ["prefill 1", "decode 1", "prefill 2", "decode 2"]
@@ -590,6 +590,50 @@ def test_windows_alternate_and_last_long_enough(llama, caplog):
     assert (result["energy_kind"], result["energy_repeats"]) == ("measured", 2)
     assert result["energy_j_per_token"] > 0
     assert "energy: decode 2 of 2" in caplog.text
+    assert result["idle"].name == "idle"
+    assert result["idle_power_w"] == pytest.approx(0.1 / result["idle"].seconds)
+    assert result["energy_j_per_token_net"] < result["energy_j_per_token"]
+
+
+def replayed(joules: float, **more: object) -> Reading:
+    """A window of two seconds."""
+    return Reading("w", joules, 2.0, "measured", "s", "device", **more)
+
+
+def test_repeats_end_when_the_mean_is_known(llama, monkeypatch):
+    monkeypatch.setattr(workload.PhaseWindow, "joules_a_pass", property(lambda window: window.reading.energy_j))
+    config = QUICK.model_copy(update={"repeats": 9, "target_half_width": 0.02})
+    steady = ReplayMeter([1.0] + [100.0, 50.0] * 3)
+    assert measure_workload(llama, config, steady)["energy_repeats"] == workload.FEWEST_REPEATS
+    settling = ReplayMeter([1.0, *[100.0, 100.0], *[120.0, 120.0], *[110.0, 110.0] * 30])
+    result = measure_workload(llama, config.model_copy(update={"repeats": 30, "target_half_width": 0.04}), settling)
+    assert (result["energy_repeats"], result["energy_ci95_ratio"]) == (9, pytest.approx(0.035, abs=0.001))
+    wild = ReplayMeter([1.0] + [100.0, 50.0, 200.0, 90.0] * 5)
+    assert measure_workload(llama, config, wild)["energy_repeats"] == 9
+
+
+def test_a_disturbed_window_is_measured_again(llama, caplog):
+    disturbed = replayed(900.0, contamination="other processes kept 60% of the node's cores busy")
+    meter = ReplayMeter([replayed(1.0), disturbed, replayed(10.0), replayed(20.0), replayed(10.0), replayed(20.0)])
+    with caplog.at_level(logging.INFO, logger="greenprune"):
+        result = measure_workload(llama, QUICK, meter)
+    assert (result["energy_kind"], result["energy_windows_discarded"]) == ("measured", 1)
+    assert [reading.energy_j for reading in result["readings"]] == [10.0, 20.0, 10.0, 20.0]
+    assert result["energy_note"] is None
+    assert "prefill 1 of 2 is measured again: other processes kept 60%" in caplog.text
+
+
+def test_what_stays_disturbed_is_kept_and_marked(llama):
+    disturbed = replayed(10.0, contamination="PID 7 on GPU 0")
+    windows = 1 + 4 + workload.MEASURED_AGAIN
+    meter = ReplayMeter([disturbed] * windows)
+    result = measure_workload(llama, QUICK, meter)
+    assert result["energy_kind"] == "contaminated"
+    assert result["energy_note"] == "contaminated in 4 of 4 windows: PID 7 on GPU 0"
+    assert result["energy_windows_discarded"] == workload.MEASURED_AGAIN
+    assert result["energy_j_per_token"] > 0
+    assert result["energy_j_per_token_net"] is None  # rest was disturbed too
+    assert len(meter.readings) == windows
 
 
 def window(joules: float | None, *passes: float, co2e_g: float | None = None) -> PhaseWindow:
@@ -612,6 +656,27 @@ def test_figures_by_hand():
     assert found["co2e_g_per_1k_requests"] == pytest.approx(1000 * 50 * 34 / 340)
     assert found["energy_ci95_ratio"] == pytest.approx(12.706 * 20 / 100, rel=1e-3)  # batches of 80 and 120 J
     assert found["energy_window_s"] == 2.0
+    assert found["energy_delay_product_js"] == pytest.approx(50 * (1.0 + 5.0))
+    assert (found["idle_power_w"], found["energy_j_per_token_net"]) == (None, None)
+    idle = Reading("idle", 30.0, 10.0, "measured", "s", "device")
+    found = summarise(prefills, decodes, config, idle)  # 3 W at rest; passes of 1.25 and 5 s
+    assert found["idle_power_w"] == pytest.approx(3.0)
+    assert found["energy_j_per_token_net"] == pytest.approx((100 - 3 * 6.25) / 30)
+    by_another = Reading("idle", 30.0, 10.0, "estimated", "a model", "process")
+    assert summarise(prefills, decodes, config, by_another)["idle_power_w"] is None
+
+
+def test_the_state_of_gpus_is_summed_up():
+    def state(clock, temperature, *reasons):
+        return {"sm_clock_mhz": clock, "power_cap_w": 700.0, "temperature_c": temperature, "throttling": reasons}
+
+    readings = [replayed(1.0, gpus=(state(1000.0, 60.0), state(None, 70.0, "power cap"))), replayed(1.0)]
+    windows = [PhaseWindow(reading, (1.0,)) for reading in readings]
+    found = summarise(windows, windows, EnergyConfig(prompt_len=10, decode_len=5))
+    assert (found["gpu_sm_clock_mhz"], found["gpu_temperature_c"]) == (1000.0, 70.0)
+    assert (found["gpu_power_cap_w"], found["gpu_throttling"]) == (700.0, "power cap")
+    alone = [PhaseWindow(replayed(1.0), (1.0,))]
+    assert summarise(alone, alone, EnergyConfig(prompt_len=10, decode_len=5))["gpu_throttling"] is None
 
 
 def test_one_absent_window_leaves_no_energy_but_all_times():

@@ -50,6 +50,27 @@ def test_pareto_prints_the_front_and_says_estimated(run_folder):
     assert "angular-1" not in above
 
 
+def test_half_measured_half_estimated_is_refused_unless_asked(tmp_path):
+    results = []
+    for number in range(4):
+        kind = "measured" if number % 2 else "estimated"
+        config = {"model": {"id": "x"}, "prune": {"method": "bi" if number else "none"}, "heal": {"method": "none"}}
+        metrics = {"accuracy": 0.6 - 0.1 * number, "energy_j_per_token": 5.0 - number, "energy_kind": kind}
+        metrics |= {"energy_ratio": 1.0 - 0.1 * number, "machine": "m"}
+        results.append(TrialResult(f"t-{number}", number, "ok", config, metrics))
+    write_trials(tmp_path / "half", results)
+    refused = subprocess.run(
+        [sys.executable, "-m", "greenprune.cli", "pareto", str(tmp_path / "half")], capture_output=True, text=True
+    )
+    assert refused.returncode == 2
+    for part in ("all measured or all estimated", "trials[trials.energy_kind == 'measured']", "--mixed"):
+        assert part in refused.stderr
+    mixed = runner.invoke(app, ["pareto", str(tmp_path / "half"), "--mixed"])
+    assert mixed.exit_code == 0
+    assert "energy_ratio (min)" in mixed.output
+    assert "t-3" in mixed.output
+
+
 def test_report_is_one_file(run_folder):
     assert runner.invoke(app, ["report", str(run_folder)]).exit_code == 0
     page = (run_folder / "report.html").read_text()

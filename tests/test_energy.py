@@ -18,11 +18,13 @@ from greenprune.energy import (
     ReplayMeter,
     machine,
     machine_identity,
+    notes_of,
     tracker,
-    worst_kind,
+    worst_grade,
     write_emissions,
 )
-from greenprune.energy.machine import Gpu, visible_gpus
+from greenprune.energy.machine import visible_gpus
+from greenprune.energy.nvml import Gpu
 from greenprune.energy.reading import EMISSIONS_COLUMNS, JOULES_PER_KWH
 from greenprune.errors import ConfigError, EnergyError
 
@@ -77,13 +79,18 @@ def test_absent_is_none_and_says_why():
 
 
 def test_a_figure_is_graded_as_its_worst_part():
-    def of(kind):
-        return Reading("w", None if kind == "absent" else 1.0, 1.0, kind, "", "")
+    def of(kind, contamination=None):
+        energy = None if kind == "absent" else 1.0
+        return Reading("w", energy, 1.0, kind, "", "", contamination=contamination, notes=("no sensor",))
 
-    assert worst_kind([of("measured"), of("measured")]) == "measured"
-    assert worst_kind([of("measured"), of("estimated")]) == "estimated"
-    assert worst_kind([of("absent"), of("estimated")]) == "absent"
-    assert worst_kind([]) == "absent"
+    assert worst_grade([of("measured"), of("measured")]) == "measured"
+    assert worst_grade([of("measured"), of("estimated")]) == "estimated"
+    assert worst_grade([of("constant")]) == "estimated"
+    assert worst_grade([of("measured", "PID 7"), of("estimated")]) == "contaminated"
+    assert worst_grade([of("absent"), of("measured", "PID 7")]) == "absent"
+    assert worst_grade([]) == "absent"
+    assert notes_of([of("measured"), of("measured", "PID 7")]) == "no sensor; contaminated in 1 of 2 windows: PID 7"
+    assert notes_of([]) is None
 
 
 # -------------------------------------------------------------------------------------------------- grades
@@ -278,6 +285,16 @@ def test_visible_gpus_by_index_and_uuid(mask, indices):
 def test_a_gpu_that_cannot_be_told_is_refused(mask):
     with pytest.raises(EnergyError, match=f"got '{mask}'"):
         visible_gpus(GPUS, mask)
+
+
+def test_an_index_among_different_gpus_needs_one_numbering(monkeypatch):
+    mixed = (Gpu(0, "A100", "GPU-aaaa-1"), Gpu(1, "H100", "GPU-bbbb-2"))
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    with pytest.raises(EnergyError, match="CUDA_DEVICE_ORDER=PCI_BUS_ID"):
+        visible_gpus(mixed, "1")
+    assert visible_gpus(mixed, "GPU-bbbb") == (1,)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert visible_gpus(mixed, "1") == (1,)
 
 
 def test_a_cpu_counts_no_gpu():

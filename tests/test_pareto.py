@@ -12,6 +12,7 @@ import pytest
 from greenprune.errors import ConfigError
 from greenprune.pareto import (
     Direction,
+    compared_objectives,
     constrained_best,
     dense_row,
     hypervolume,
@@ -116,6 +117,50 @@ def test_measured_and_estimated_never_share_a_front():
     assert len(pareto_front(trials, BOTH, mixed=True)) == 2
     assert len(pareto_front(trials, {"accuracy": "max"})) == 1
     assert len(pareto_front(trials[trials["energy_kind"] == "measured"], BOTH)) == 1
+
+
+def test_mixed_kinds_are_compared_by_the_ratio_to_dense():
+    trials = table(
+        (0.5, 10.0), (0.4, 9.0), (0.5, 0.1),
+        energy_kind=["measured", "measured", "estimated"], energy_ratio=[0.5, 0.9, 0.8], machine=["a", "a", "b"],
+    )  # fmt: skip
+    assert compared_objectives(trials, BOTH) == BOTH
+    assert compared_objectives(trials, BOTH, mixed=True) == {"accuracy": "max", "energy_ratio": "min"}
+    assert ids(pareto_front(trials, BOTH, mixed=True)) == ["t0"]  # in joules t2 would win
+    assert hypervolume(trials, BOTH, {"accuracy": 0.0, "energy_ratio": 1.0}, mixed=True) == pytest.approx(0.25)
+    best = constrained_best(trials, "energy_j_per_token", "min", {"accuracy": (">=", 0.4)}, mixed=True)
+    assert best["trial_id"] == "t0"
+    alike = trials[trials["energy_kind"] == "measured"]
+    assert compared_objectives(alike, BOTH, mixed=True) == BOTH  # nothing is mixed: joules stay joules
+    with pytest.raises(ConfigError, match=r"got average_power_w, which has none"):
+        pareto_front(trials.assign(average_power_w=1.0), {"average_power_w": "min"}, mixed=True)
+    with pytest.raises(ConfigError, match=r"got energy_ratio.*no trial measured it"):
+        pareto_front(trials.drop(columns="energy_ratio"), BOTH, mixed=True)
+
+
+def test_contaminated_energies_are_on_no_front():
+    trials = table((0.5, 1.0), (0.9, 0.1), energy_kind=["measured", "contaminated"], energy_ratio=[1.0, 0.1])
+    assert ids(pareto_front(trials, BOTH)) == ["t0"]
+    assert ids(pareto_front(trials, BOTH, mixed=True)) == ["t0"]
+    assert ids(pareto_front(trials, {"accuracy": "max"})) == ["t1"]
+    with pytest.raises(ConfigError, match=r"1 trials, all contaminated.*max_foreign_load"):
+        pareto_front(trials[trials["energy_kind"] == "contaminated"], BOTH)
+
+
+def test_energies_of_tasks_have_their_own_kind():
+    trials = table(
+        (0.5, 1.0), (0.4, 0.5),
+        energy_kind=["measured", "measured"], tasks_energy_kind=["measured", "estimated"], energy_wh_tasks=[2.0, 1.0],
+    )  # fmt: skip
+    assert len(pareto_front(trials, BOTH)) == 2
+    with pytest.raises(ConfigError, match=r"energy_wh_tasks must be all measured.*estimated, measured"):
+        pareto_front(trials, {"accuracy": "max", "energy_wh_tasks": "min"})
+
+
+def test_joules_of_a_device_and_of_a_package_share_no_front():
+    trials = table((0.5, 1.0), (0.4, 0.5), energy_kind=["measured"] * 2, energy_scope=["device", "package"])
+    with pytest.raises(ConfigError, match=r"of one scope to share a front, got device, package"):
+        pareto_front(trials, BOTH)
 
 
 def test_an_unknown_kind_is_not_a_measured_one():

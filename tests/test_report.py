@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -17,7 +18,7 @@ from greenprune.errors import ConfigError, GreenpruneError
 from greenprune.report import label, labels, save_front, write_report
 from greenprune.report.plots import floor_of, front_figure, stderr_of, svg
 from greenprune.report.tables import break_even
-from greenprune.results import TrialResult, load_trials, to_frame, write_trials
+from greenprune.results import TrialResult, load_trials, to_frame, write_result, write_trials
 
 
 def trial(
@@ -253,3 +254,26 @@ def test_break_even():
     assert break_even(pd.Series(row)) == "60"  # 50 Wh saved by 1,000 requests
     assert break_even(pd.Series({**row, "energy_ratio": 1.1})) == "never"
     assert break_even(pd.Series({**row, "heal_energy_wh": None})) == "–"
+    assert break_even(pd.Series({**row, "break_even_requests": 80.0})) == "80"
+    assert break_even(pd.Series({**row, "break_even_requests": None})) == "–"  # not metered alike
+
+
+def test_the_report_says_why_and_what_the_search_cost(tmp_path):
+    note = "estimated: no sensor, this machine shows no RAPL counter"
+    stages = [
+        {"stage": "prune", "key": "a", "seconds": 2.0, "energy_j": 3600.0, "energy_kind": "estimated"},
+        {"stage": "energy", "key": "b", "seconds": 2.0, "energy_j": None, "energy_kind": None},
+    ]
+    trials = [
+        trial(0, 0.8, 2.0, energy_note=note),
+        trial(1, 0.7, 1.0, ANGULAR),
+        trial(2, 0.9, 0.5, ANGULAR, energy_kind="contaminated", energy_note="contaminated: PID 7"),
+    ]
+    run, trials = tmp_path / "r", [dataclasses.replace(result, stages=stages) for result in trials]
+    for result in trials:
+        write_result(run, result)
+    write_trials(run, trials)
+    page = text_of(write_report(run).read_text())
+    assert f"Energy: {note}." in page
+    assert "1 of 3 trials' energies are CONTAMINATED" in page
+    assert "1 Wh, estimated (prune 1; not metered: 1)" in page  # three trials share both artifacts

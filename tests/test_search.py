@@ -141,6 +141,27 @@ def test_an_exclusive_stage_takes_its_whole_node():
     assert needs(alone, [CPU_NODE, GPU_NODE])["energy"] == Need(cpu=32.0, gpu=4.0, custom={"energy_meter": 1})
 
 
+def test_a_window_has_its_device_or_its_node_to_itself():
+    resources = experiment().sweep.resources
+    assert needs(resources, [CPU_NODE])["energy"].exclusive == "node"
+    assert needs(resources, [GPU_NODE])["energy"].exclusive == "device"
+    assert {needs(resources, [GPU_NODE])[stage].exclusive for stage in ("collect", "prune", "heal", "accuracy")} == {
+        "none"
+    }
+    on_cpu = resources.model_copy(update={"energy": StageResources(gpu=0, exclusive="node")})
+    need = needs(on_cpu, [GPU_NODE])["energy"]
+    assert need == Need(cpu=32.0)  # all cores, and none of the GPUs, which it doesn't see either
+    assert need.options()["runtime_env"] == {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
+    assert "runtime_env" not in needs(resources, [CPU_NODE])["energy"].options()
+
+
+def test_no_trial_starts_beside_an_open_window():
+    open_windows = iter([True, False])
+    search = SweepSearch(experiment(), busy=lambda: next(open_windows))
+    assert search.suggest("a") is None
+    assert search.suggest("a")["number"] == 0
+
+
 def test_concurrency_is_that_of_the_scarcest_stage():
     resources = experiment().sweep.resources
     assert concurrency(needs(resources, [CPU_NODE]), [CPU_NODE]) == 2  # one computes, one gets ready

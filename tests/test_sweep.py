@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -83,6 +84,45 @@ def test_search_with_conditions_and_failures(tiny_experiment, ray_here):
     assert failed["error"].str.contains(r"heal: AssetError: a text file must exist").all()
     assert failed["held_ppl@16"].isna().all()  # a failure is no score
     assert {result.trial_id for result in run.failed} == set(failed["trial_id"])
+
+
+def test_no_stage_overlaps_a_window_and_every_trial_ends(tiny_experiment, ray_here):
+    tiny_experiment["benchmark"]["energy"] |= {"min_seconds": 0.2, "repeats": 1}
+    small = {"cpu": 0.3}
+    tiny_experiment["sweep"] |= {
+        "space": {
+            "prune.method": {"choice": ["angular", "bi"]},
+            "prune.block_size": {"choice": [1, 2, 3]},
+            "heal.method": {"choice": ["lora"]},
+        },
+        "max_concurrent": 6,
+        "resources": {
+            **dict.fromkeys(("collect", "prune", "heal", "accuracy"), small),
+            "energy": {"cpu": 0.3, "exclusive": "node"},
+        },
+    }
+    run = run_sweep(parse_experiment(tiny_experiment), quiet=True)
+    assert len(run.trials) == 7
+    assert set(run.trials["status"]) == {"ok"}
+    assert set(run.trials["energy_sharing"]) == {"exclusive: node"}
+
+    spans, begun = [], {}
+    for event in Store(run.folder.parent).events():
+        if event["event"] == "started":
+            begun[event["key"]] = event["time"]
+        elif event["event"] == "computed":
+            spans.append((event["stage"], event["key"], begun[event["key"]], event["time"]))
+    preparing = [span for span in spans if span[0] != "energy"]
+    assert any(a[2] < b[3] and b[2] < a[3] for a in preparing for b in preparing if a[1] < b[1]), "they ran at once"
+    windows = [
+        (path.parent.name, reading["began"], reading["began"] + reading["seconds"])
+        for path in run.folder.parent.glob("_stages/energy/*/energy.json")
+        for reading in json.loads(path.read_text())["readings"]
+    ]
+    assert len(windows) == 2 * 7  # prefill and decode of six models and the dense one
+    for stage, key, began, ended in spans:
+        for owner, opened, closed in windows:
+            assert owner == key or ended <= opened or closed <= began, f"{stage} ran while a window was open"
 
 
 def test_what_is_refused_before_any_trial(tiny_experiment):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import shutil
 import subprocess
 import sys
 
@@ -60,6 +61,32 @@ def test_metrics_of_generated_answers():
     assert (found["xsum_rouge1"], found["xsum_rougeL"]) == (0.3, 0.2)
     assert all(describe(name) != ("", "") for name in found)
     assert "xsum_rouge1_stderr" not in found
+
+
+def test_every_stage_says_what_it_took(trial, tmp_path):
+    first = run_trial(trial, tmp_path / "runs")
+    assert all(stage["energy_j"] > 0 for stage in first.stages)
+    assert first.metrics["collect_energy_wh"] > 0
+    assert first.metrics["heal_energy_wh"] == pytest.approx(first.stages[2]["energy_j"] / 3600)
+    spent = sum(first.metrics[f"{stage}_energy_wh"] for stage in ("collect", "prune", "heal"))
+    saved = first.metrics["energy_wh_per_1k_requests"] * (1 / first.metrics["energy_ratio"] - 1)
+    if saved > 0:
+        assert first.metrics["break_even_requests"] == pytest.approx(1000 * spent / saved)
+    else:
+        assert "break_even_requests" not in first.metrics
+    again = run_trial(trial, tmp_path / "runs")
+    assert [stage["energy_j"] for stage in again.stages] == [stage["energy_j"] for stage in first.stages]
+
+
+def test_a_resumed_healing_was_metered_in_part_only(trial, tmp_path):
+    result = run_trial(trial, tmp_path / "runs")
+    key = result.stages[2]["key"]
+    folder = tmp_path / "runs" / "_stages" / "heal" / key
+    shutil.rmtree(folder)
+    (folder.with_suffix(".partial") / "work").mkdir(parents=True)
+    metrics = run_trial(trial, tmp_path / "runs").metrics
+    assert "heal_energy_wh" not in metrics
+    assert "break_even_requests" not in metrics
 
 
 def test_same_numbers_in_another_storage(trial, tmp_path):

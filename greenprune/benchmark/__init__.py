@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from greenprune.benchmark.shared_prefix import SharedPrefixLM
     from greenprune.energy import Reading
+    from greenprune.energy.exclusive import Exclusive
+    from greenprune.energy.reading import Sharing
 
 __all__ = ["SharedPrefixLM", "accuracy_stage", "energy_stage", "size"]
 log = logging.getLogger("greenprune")
@@ -51,7 +53,7 @@ def accuracy_stage(
     from greenprune.benchmark.accuracy import measure_accuracy
     from greenprune.benchmark.answers import write_answers
     from greenprune.benchmark.perplexity import measure_perplexities
-    from greenprune.energy import meter_if_possible, worst_kind
+    from greenprune.energy import meter_if_possible, notes_of, worst_grade
     from greenprune.models import load_checkpoint, load_tokenizer
 
     model = load_checkpoint(checkpoint, dtype, trust_remote_code=trust_remote_code)
@@ -66,28 +68,58 @@ def accuracy_stage(
         "perplexity": measure_perplexities(model, tokenizer, config),
         **size(model, checkpoint),
         "energy_wh_tasks": _watt_hours(readings),
-        "energy_kind": worst_kind(readings),
+        "energy_kind": worst_grade(readings),
+        "energy_note": notes_of(readings),
     }
     _write(out, "accuracy.json", result, readings)
 
 
 def energy_stage(
-    out: Path, *, checkpoint: Path, config: EnergyConfig, dtype: str, trust_remote_code: bool = False
+    out: Path,
+    *,
+    checkpoint: Path,
+    config: EnergyConfig,
+    dtype: str,
+    trust_remote_code: bool = False,
+    exclusive: Exclusive = "none",
 ) -> None:
     """Write out/energy.json and out/emissions.csv for the model in `checkpoint` on this machine.
 
-    energy.json: the metrics of measure_workload, machine, machine_facts, hostname, readings. Raises
-    EnergyError for a GPU whose energy can't be told from others'.
+    exclusive: what the caller keeps other stages away from (see energy/exclusive.py); it decides which sensors
+    count. energy.json: the metrics of measure_workload, machine, machine_facts, hostname, and the readings.
+    Raises EnergyError for a GPU whose energy can't be told from others'.
     """
     from greenprune.benchmark.workload import measure_workload
-    from greenprune.energy import CodeCarbonMeter
-    from greenprune.energy.machine import gpus_of
+    from greenprune.energy import meter_for
+    from greenprune.energy.linear import LinearModel
     from greenprune.models import load_checkpoint
 
     model = load_checkpoint(checkpoint, dtype, trust_remote_code=trust_remote_code)
-    result = measure_workload(model, config, CodeCarbonMeter(config.country, gpus=gpus_of(model.device)))
+    meter = meter_for(
+        model.device,
+        config.country,
+        sharing=sharing(exclusive, model.device.type),
+        model=LinearModel(config.watts_per_core, config.watts_base),
+        max_foreign_load=config.max_foreign_load,
+    )
+    result = measure_workload(model, config, meter)
     readings = result.pop("readings")
+    for name in ("idle", "discarded"):
+        result[name] = _as_json(result[name])
     _write(out, "energy.json", result, readings)
+
+
+def sharing(exclusive: Exclusive, device: str) -> Sharing:
+    """How a window of work on a "cpu" or "cuda" device is shared; a CPU alone is the node alone."""
+    if exclusive == "none":
+        return "shared"
+    return "exclusive: device" if exclusive == "device" and device != "cpu" else "exclusive: node"
+
+
+def _as_json(readings: Reading | Sequence[Reading] | None) -> Any:
+    if isinstance(readings, Sequence):
+        return [reading.to_dict() for reading in readings]
+    return None if readings is None else readings.to_dict()
 
 
 def size(model: PreTrainedModel, checkpoint: Path) -> dict[str, int]:

@@ -23,7 +23,11 @@ WORKLOAD_METRICS = {
     "energy_j_per_prefill_token",
     "energy_j_per_decode_token",
     "energy_wh_per_1k_requests",
+    "energy_j_per_token_net",
+    "energy_delay_product_js",
     "energy_ratio",
+    "energy_ratio_prefill",
+    "energy_ratio_decode",
     "average_power_w",
 }
 MODEL_METRICS = {"parameters", "checkpoint_bytes"}

@@ -14,6 +14,8 @@ from greenprune.config.methods import AnyPruning, PruneConfig
 from greenprune.config.section import Int, Section
 
 TEXT_SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")  # of local text files
+WATTS_PER_CORE = 4.0  # CodeCarbon's fallback: 4 W a thread of an unknown CPU
+WATTS_BASE = 5.0  # and 5 W for a memory module
 
 
 class ModelConfig(Section):
@@ -97,8 +99,16 @@ class EnergyConfig(Section):
     prompt_len: Int = Field(512, ge=1)
     decode_len: Int = Field(128, ge=1)
     min_seconds: float = Field(10.0, gt=0, description="shortest energy window")
-    repeats: Int = Field(5, ge=1, description="windows of each phase")
-    cooldown_seconds: float = Field(0.0, ge=0)
+    repeats: Int = Field(5, ge=1, description="most windows of each phase")
+    target_half_width: float = Field(
+        0.02, ge=0, lt=1, description="no more windows once the 95 % interval's half-width / mean is this small"
+    )
+    cooldown_seconds: float = Field(0.0, ge=0, description="rest before the idle window and before measuring again")
+    max_foreign_load: float = Field(
+        0.1, ge=0, le=1, description="share of the node's cores that others may use before a window is contaminated"
+    )
+    watts_per_core: float = Field(WATTS_PER_CORE, ge=0, description="of the linear model where there is no sensor")
+    watts_base: float = Field(WATTS_BASE, ge=0, description="of the linear model where there is no sensor")
     country: str | None = Field(None, description="ISO 3166 alpha-3 code that turns energy into CO2e")
     seed: Int = 0
 

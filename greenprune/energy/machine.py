@@ -14,25 +14,17 @@ import os
 import platform
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from greenprune.energy.nvml import Gpu, nvml
+from greenprune.energy.rapl import RaplSensor
 from greenprune.errors import EnergyError
 
 if TYPE_CHECKING:
     import torch
 
-POWERCAP = Path("/sys/class/powercap")
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """An NVIDIA GPU as NVML numbers it."""
-
-    index: int
-    name: str
-    uuid: str
+ORDER = "CUDA_DEVICE_ORDER"
 
 
 def machine_identity() -> tuple[str, dict[str, Any]]:
@@ -68,37 +60,20 @@ def _memory_gib() -> int:
 def energy_sources() -> list[str]:
     """The sensors that can be read here, `["nvml", "rapl"]` at best; `["cpu_model"]` where there is none."""
     sources = ["nvml"] if nvml_gpus() else []
-    if any(os.access(path, os.R_OK) for path in POWERCAP.glob("intel-rapl:*/energy_uj")):
+    if RaplSensor.here():
         sources.append("rapl")
     return sources or ["cpu_model"]
 
 
-@functools.cache
 def nvml_gpus() -> tuple[Gpu, ...]:
     """The GPUs of this machine; empty without NVIDIA's library or driver."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return tuple(
-            Gpu(i, _text(pynvml.nvmlDeviceGetName(handle)), _text(pynvml.nvmlDeviceGetUUID(handle)))
-            for i, handle in enumerate(handles)
-        )
-    except Exception:  # pynvml's errors exist only where pynvml does, and none of them matters here
-        return ()
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    library = nvml()
+    return library.gpus() if library else ()
 
 
 def _driver() -> str | None:
-    if not nvml_gpus():
-        return None
-    import pynvml
-
-    return _text(pynvml.nvmlSystemGetDriverVersion())
+    library = nvml()
+    return library.driver() if library else None
 
 
 def _visible_names() -> list[str]:
@@ -111,7 +86,8 @@ def _visible_names() -> list[str]:
 def visible_gpus(gpus: Sequence[Gpu], mask: str | None = None) -> tuple[int, ...]:
     """The NVML indices that CUDA_VISIBLE_DEVICES (or `mask`) leaves; all of them where it isn't set.
 
-    Raises EnergyError for a MIG device or an unknown id: a part of a GPU has no energy counter.
+    Raises EnergyError for a MIG device or an unknown id (a part of a GPU has no energy counter), and for an index
+    where GPUs differ and CUDA numbers them by speed instead of NVML's order.
     """
     mask = os.environ.get("CUDA_VISIBLE_DEVICES") if mask is None else mask
     if mask is None or not gpus:
@@ -126,6 +102,11 @@ def visible_gpus(gpus: Sequence[Gpu], mask: str | None = None) -> tuple[int, ...
                 f"CUDA_VISIBLE_DEVICES must name whole GPUs by index or UUID for their energy to be read, "
                 f"got {entry!r}, which matches {len(found)} of {len(gpus)}; a MIG slice has no counter: "
                 "use a whole GPU"
+            )
+        if entry.isdigit() and len({gpu.name for gpu in gpus}) > 1 and os.environ.get(ORDER) != "PCI_BUS_ID":
+            raise EnergyError(
+                f"CUDA_VISIBLE_DEVICES must name GPUs of several models so that CUDA and NVML agree, got {entry!r} "
+                f"without {ORDER}=PCI_BUS_ID; set that, or use UUIDs"
             )
         chosen += found
     return tuple(chosen)

@@ -1,14 +1,14 @@
 """A window of work and what a meter read over it.
 
-Every figure says its kind (measured, estimated, absent), source and scope, because a number without them
-can't be compared with another. Absent is None, never 0.
+Every figure says its kind (measured, estimated, constant, absent), source and scope, because a number without
+them can't be compared with another. Absent is None, never 0.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +16,10 @@ from typing import Any, Literal, Protocol, get_args
 
 from greenprune.storage import write_atomically
 
-Kind = Literal["measured", "estimated", "absent"]  # best to worst
+Kind = Literal["measured", "estimated", "constant", "absent"]  # best to worst
+Grade = Literal["measured", "estimated", "contaminated", "absent"]  # best to worst
+Component = Literal["gpu", "cpu", "ram"]
+Sharing = Literal["exclusive: node", "exclusive: device", "shared"]
 JOULES_PER_KWH = 3.6e6
 JOULES_PER_WH = 3600.0
 
@@ -61,7 +64,18 @@ EMISSIONS_COLUMNS = (
     "pue",
     "wue",
 )
-OUR_COLUMNS = ("task_name", "energy_kind", "energy_source", "energy_scope")
+OUR_COLUMNS = ("task_name", "energy_j", "energy_kind", "energy_source", "energy_scope", "contamination")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One component's joules over a window, and how they were had."""
+
+    component: Component
+    energy_j: float | None
+    kind: Kind
+    source: str
+    scope: str
 
 
 @dataclass(frozen=True)
@@ -69,8 +83,11 @@ class Reading:
     """What a meter read over one window, gross (idle power included).
 
     energy_j is the headline: the sum of the components that `source` and `scope` name. cpu_j, gpu_j and
-    ram_j are all components that the meter gave, whatever their kind. co2e_g belongs to energy_j and is None
-    without a country. row is the window's line of emissions.csv, in CodeCarbon's units (kWh, kg, W).
+    ram_j are all components that the meter gave, whatever their kind; `parts` says how each was had. co2e_g
+    belongs to energy_j and is None without a country. sharing: whether other stages of ours were kept away.
+    contamination: who else worked there, None for nobody. notes: why it isn't measured, which sensors
+    disagree. began: seconds since the epoch. gpus: clocks, power cap, temperature and throttling of each GPU.
+    row is the window's line of emissions.csv, in CodeCarbon's units (kWh, kg, W).
     """
 
     name: str
@@ -83,10 +100,25 @@ class Reading:
     gpu_j: float | None = None
     ram_j: float | None = None
     co2e_g: float | None = None
+    parts: tuple[Part, ...] = ()
+    sharing: Sharing = "shared"
+    contamination: str | None = None
+    notes: tuple[str, ...] = ()
+    began: float | None = None
+    gpus: tuple[Mapping[str, Any], ...] = ()
     row: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         assert (self.energy_j is None) == (self.kind == "absent"), "energy is None exactly where it is absent"
+
+    @property
+    def grade(self) -> Grade:
+        """How far the figure may be trusted; a constant is an estimate too."""
+        if self.kind == "absent":
+            return "absent"
+        if self.contamination:
+            return "contaminated"
+        return "measured" if self.kind == "measured" else "estimated"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: everything but the row, which emissions.csv holds."""
@@ -115,14 +147,27 @@ class Meter(Protocol):
     def window(self, name: str) -> AbstractContextManager[Window]: ...
 
 
-def worst_kind(readings: Iterable[Reading]) -> Kind:
+def worst_grade(readings: Iterable[Reading]) -> Grade:
     """A figure made of several readings is graded as its worst part; no reading at all is absent."""
-    kinds = [reading.kind for reading in readings]
-    return max(kinds, key=get_args(Kind).index) if kinds else "absent"
+    grades = [reading.grade for reading in readings]
+    return max(grades, key=get_args(Grade).index) if grades else "absent"
+
+
+def notes_of(readings: Sequence[Reading]) -> str | None:
+    """What the readings say about themselves, each thing once; None where they say nothing."""
+    notes = dict.fromkeys(note for reading in readings for note in reading.notes)
+    disturbed = [reading.contamination for reading in readings if reading.contamination]
+    if disturbed:
+        notes[f"contaminated in {len(disturbed)} of {len(readings)} windows: {disturbed[0]}"] = None
+    return "; ".join(notes) or None
 
 
 def write_emissions(path: Path, readings: Iterable[Reading]) -> None:
-    """Write emissions.csv: a line a window, CodeCarbon's column names and units, empty where not measured."""
+    """Write emissions.csv: a line a window, CodeCarbon's columns and figures, empty where not measured.
+
+    Our headline stands beside them (energy_j, with its kind and source): CodeCarbon's own sum mixes sensors and
+    models.
+    """
     text = io.StringIO()
     table = csv.DictWriter(text, [*EMISSIONS_COLUMNS, *OUR_COLUMNS], extrasaction="ignore", lineterminator="\n")
     table.writeheader()
@@ -132,6 +177,13 @@ def write_emissions(path: Path, readings: Iterable[Reading]) -> None:
             "emissions": reading.co2e_g / 1000 if reading.co2e_g is not None else None,
             "energy_consumed": reading.energy_j / JOULES_PER_KWH if reading.energy_j is not None else None,
         }
-        grade = {"energy_kind": reading.kind, "energy_source": reading.source, "energy_scope": reading.scope}
-        table.writerow({**measured, **reading.row, "task_name": reading.name, **grade})
+        ours = {
+            "task_name": reading.name,
+            "energy_j": reading.energy_j,
+            "energy_kind": reading.kind,
+            "energy_source": reading.source,
+            "energy_scope": reading.scope,
+            "contamination": reading.contamination,
+        }
+        table.writerow({**measured, **reading.row, **ours})
     write_atomically(path, text.getvalue())

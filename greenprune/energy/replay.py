@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from greenprune.energy.reading import JOULES_PER_KWH, Kind, Reading, Window
 from greenprune.errors import EnergyError
@@ -13,12 +14,13 @@ from greenprune.errors import EnergyError
 class ReplayMeter:
     """Gives the joules it was made with, one figure a window; None replays a window that couldn't be read.
 
-    Raises EnergyError when more windows are opened than figures were given.
+    A Reading in their place is replayed whole, under the window's name. Raises EnergyError when more windows
+    are opened than figures were given.
     """
 
     def __init__(
         self,
-        joules: Iterable[float | None],
+        joules: Iterable[float | Reading | None],
         kind: Kind = "measured",
         seconds: Iterable[float] | None = None,
         co2e_g_per_kwh: float | None = None,
@@ -42,6 +44,10 @@ class ReplayMeter:
         window, started = Window(name), time.perf_counter()
         yield window
         seconds = time.perf_counter() - started if replayed_s is None else replayed_s
+        if isinstance(joules, Reading):
+            window.close(replace(joules, name=name))
+            self.readings.append(window.reading)
+            return
         co2e = None if joules is None or self._intensity is None else joules / JOULES_PER_KWH * self._intensity
         kind: Kind = "absent" if joules is None else self._kind
         window.close(Reading(name, joules, seconds, kind, "replay", "replay", co2e_g=co2e))

@@ -144,7 +144,7 @@ class CodeCarbonMeter:
             return _absent(name, seconds, f"{how.source} read {energy:g} J in {seconds:.2f} s", remedy, row)
         co2e = None if self.country is None else row["emissions"] * 1000 * energy / total
         present = {part for part in ("cpu", "gpu", "ram") if joules[part] > 0}
-        parts = {f"{part}_j": joules[part] if part in present else None for part in ("cpu", "gpu", "ram")}
+        parts: dict[str, Any] = {f"{part}_j": joules[part] if part in present else None for part in joules}
         return Reading(name, energy, seconds, how.kind, how.source, how.scope, co2e_g=co2e, row=row, **parts)
 
 

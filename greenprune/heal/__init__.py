@@ -23,29 +23,19 @@ def heal_stage(
     """Heal the model in `checkpoint`; write `out/checkpoint/` (merged, tokenizer) and `out/history.json`.
 
     `dtype` is that of the checkpoint and of the result. Training resumes from the adapter checkpoints that a
-    former attempt left in `out/work`, which is removed at the end. history.json: see `lora.heal`, and energy_j
-    (None for a resumed healing) with the machine it was read on.
+    former attempt left in `out/work`, which is removed at the end. history.json: see `lora.heal`.
 
     Raises AssetError (data out of reach or too short), ConfigError (unknown target module), HealingDiverged.
     """
-    import torch
-
-    from greenprune.energy import machine_identity, meter_if_possible
     from greenprune.heal.blocks import healing_blocks
     from greenprune.heal.lora import heal
     from greenprune.models import load_tokenizer, save_checkpoint
-    from greenprune.models.load import default_device
     from greenprune.storage import write_atomically
 
     shutil.rmtree(out / "checkpoint", ignore_errors=True)  # a former attempt's, perhaps half-written
     tokenizer = load_tokenizer(checkpoint)
     train, validation = healing_blocks(config, tokenizer)
-    resumed = (out / "work").exists()
-    with meter_if_possible(torch.device(default_device())).window("heal") as window:
-        model, history = heal(checkpoint, train, validation, config, out / "work", dtype, trust_remote_code)
-    # A resumed healing was metered in parts, the first of them lost with its process.
-    history["energy_j"] = None if resumed else window.reading.energy_j
-    history["machine"] = machine_identity()[0]
+    model, history = heal(checkpoint, train, validation, config, out / "work", dtype, trust_remote_code)
     save_checkpoint(model, tokenizer, out / "checkpoint")
     write_atomically(out / "history.json", json.dumps(history, allow_nan=False))
     shutil.rmtree(out / "work")

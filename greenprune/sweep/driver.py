@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +33,7 @@ from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 
 from greenprune import assets
 from greenprune.config import Experiment, TrialConfig, parse_experiment, read_yaml
+from greenprune.energy.exclusive import node_is_taken
 from greenprune.errors import ConfigError, SweepError
 from greenprune.logs import logging_to
 from greenprune.results import TrialResult, load_trials, read_results, write_result
@@ -151,7 +152,7 @@ def _fit(experiment: Experiment, storage: Storage, folder: Path, resume: bool, q
         ),
         tune.PlacementGroupFactory([{"CPU": 0, cluster.HEAD: 0.0001}]),
     )
-    search = SweepSearch(experiment)
+    search = SweepSearch(experiment, busy=functools.partial(node_is_taken, storage.uri))
     live = Live(folder, storage, experiment, total=search.total, concurrent=concurrent, quiet=quiet)
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its new output can't be silenced; Live takes its place
@@ -206,7 +207,9 @@ def drive_trial(
         result = run_trial(trial, storage, execute=execute, watch=status.show, number=config["number"])
     except Exception as problem:
         error = f"{status.stage}: {describe(problem)}"
-        write_result(folder, TrialResult.failed(config["trial_id"], config["number"], config["trial"], error, started))
+        done = [asdict(artifact) for artifact in execute.done]
+        failed = TrialResult.failed(config["trial_id"], config["number"], config["trial"], error, started, done)
+        write_result(folder, failed)
         storage.push(f"{run}/trials/{config['trial_id']}")
         raise
     write_trial(folder, result, storage)
@@ -226,17 +229,24 @@ def describe(problem: BaseException) -> str:
 
 @dataclass(frozen=True)
 class RayTasks:
-    """Executes stages as Ray tasks, outside the trial's own placement group."""
+    """Executes stages as Ray tasks, outside the trial's own placement group; `done` is what they made."""
 
     needed: Mapping[str, cluster.Need]
     retries: int
     log_path: str
+    done: list[Artifact] = field(default_factory=list)
 
     def __call__(self, requests: Sequence[Request], storage_uri: str) -> list[Artifact]:
+        artifacts = self._run(requests, storage_uri)
+        self.done.extend(artifacts)
+        return artifacts
+
+    def _run(self, requests: Sequence[Request], storage_uri: str) -> list[Artifact]:
         stage = requests[0].stage
         need = self.needed[stage]
         if getattr(requests[0].section, "num_workers", 1) > 1:
             need = cluster.Need(cpu=0)  # its workers ask for themselves; the task that starts them only waits
+        requests = [replace(request, exclusive=need.exclusive) for request in requests]
         task = ray.remote(_perform_on_node).options(
             name=stage,
             max_retries=self.retries,

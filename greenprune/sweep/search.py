@@ -90,11 +90,15 @@ def fixed_values(experiment: Experiment) -> dict[str, Any]:
 
 
 class SweepSearch(Searcher):
-    """The dense model first, then distinct configurations until the grid or `num_trials` is used up."""
+    """The dense model first, then distinct configurations until the grid or `num_trials` is used up.
 
-    def __init__(self, experiment: Experiment) -> None:
+    While `busy` no trial is suggested: to start its process beside an open energy window would disturb that.
+    """
+
+    def __init__(self, experiment: Experiment, busy: Callable[[], bool] = lambda: False) -> None:
         super().__init__()
         assert experiment.sweep is not None, "a search needs a sweep"
+        self.busy = busy
         self.experiment, self.sweep = experiment, experiment.sweep
         self.dense = experiment.trial().dense()
         grid = trial_configs_of_grid(experiment) if self.sweep.search == "grid" else ()
@@ -116,6 +120,8 @@ class SweepSearch(Searcher):
         )
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.busy():
+            return None  # Tune asks again
         if self.number == 0:
             return self._take(trial_id, self.dense)
         if self.number >= self.total:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +15,8 @@ def run_workers(
 ) -> Any:
     """Call `function(inputs)` on every worker and return rank 0's value.
 
-    GPU workers where the cluster has GPUs (nccl), else CPU workers (gloo). `scratch` is a folder that all
-    nodes see. Raises GreenpruneError where Ray is missing or the cluster is too small.
+    GPU workers where the cluster has GPUs (nccl), else CPU workers (gloo). `scratch` is a folder in the storage
+    that all nodes see. Raises GreenpruneError where Ray is missing or the cluster is too small.
     """
     try:
         import ray
@@ -36,10 +37,18 @@ def run_workers(
             f"calibration.num_workers must be at most the cluster's {available} {kind}s, got {num_workers}; lower it"
         )
     trainer = TorchTrainer(
-        function,
+        functools.partial(_in_turn, function, scratch.rpartition("/")[0]),
         train_loop_config=inputs,
         torch_config=TorchConfig(backend="nccl" if kind == "GPU" else "gloo"),
         scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=kind == "GPU"),
         run_config=RunConfig(name=f"workers-{uuid.uuid4().hex[:8]}", storage_path=scratch),
     )
     return trainer.fit().return_value
+
+
+def _in_turn(function: Callable[[dict[str, Any]], Any], storage_uri: str, inputs: dict[str, Any]) -> Any:
+    """What a worker runs: the function, not beside an open energy window of its node."""
+    from greenprune.energy.exclusive import gpus_here, turn
+
+    with turn(storage_uri, "none", gpus_here()):
+        return function(inputs)

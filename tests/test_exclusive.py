@@ -1,0 +1,150 @@
+"""Turns on a node, between real processes: who is alone is alone, nobody starves, a dead holder lets go."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from greenprune.energy import exclusive
+from greenprune.energy.exclusive import lock_folder, node_is_taken, turn
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(exclusive.tempfile, "tempdir", None)
+
+
+def take(log: Path, name: str, kind: str, gpus: tuple[str, ...], seconds: float) -> None:
+    with turn("runs", kind, gpus), log.open("a") as stream:
+        stream.write(json.dumps([name, "in", time.time()]) + "\n")
+        stream.flush()
+        time.sleep(seconds)
+        stream.write(json.dumps([name, "out", time.time()]) + "\n")
+
+
+class Stages:
+    """Processes that take turns, and the times of their turns."""
+
+    def __init__(self, log: Path) -> None:
+        self.log, self.processes = log, {}
+
+    def start(self, name: str, kind: str, gpus: tuple[str, ...] = (), seconds: float = 0.3) -> None:
+        process = SPAWN.Process(target=take, args=(self.log, name, kind, gpus, seconds))
+        process.start()
+        self.processes[name] = process
+
+    def wait_for(self, name: str, event: str = "in") -> None:
+        end = time.monotonic() + 60
+        while [name, event] not in [line[:2] for line in self.events()]:
+            assert time.monotonic() < end, f"{name} waited too long"
+            time.sleep(0.02)
+
+    def events(self) -> list:
+        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+    def spans(self) -> dict[str, tuple[float, float]]:
+        for process in self.processes.values():
+            process.join(60)
+            assert process.exitcode == 0
+        times = {(name, event): at for name, event, at in self.events()}
+        return {name: (times[name, "in"], times[name, "out"]) for name in self.processes}
+
+
+@pytest.fixture
+def stages(tmp_path):
+    return Stages(tmp_path / "log")
+
+
+def overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
+
+
+def test_stages_share_a_node_and_a_window_has_it_alone(stages):
+    stages.start("first", "none", seconds=5.0)
+    stages.wait_for("first")
+    stages.start("second", "none")
+    stages.wait_for("second")  # beside the first
+    stages.start("window", "node")
+    spans = stages.spans()
+    assert overlap(spans["first"], spans["second"])
+    assert not overlap(spans["window"], spans["first"])
+    assert not overlap(spans["window"], spans["second"])
+
+
+def test_a_window_that_waits_is_not_overtaken(stages):
+    stages.start("first", "none", seconds=4.0)
+    stages.wait_for("first")
+    stages.start("window", "node")
+    end = time.monotonic() + 60
+    while not _waited_for(lock_folder("runs") / "node.gate"):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    stages.start("later", "none")
+    spans = stages.spans()
+    assert spans["first"][1] <= spans["window"][0] < spans["window"][1] <= spans["later"][0]
+
+
+def _waited_for(gate: Path) -> bool:
+    import fcntl
+
+    with gate.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_a_device_window_lets_other_devices_work(stages):
+    stages.start("window", "device", ("GPU-0",), seconds=4.0)
+    stages.wait_for("window")
+    stages.start("elsewhere", "none", ("GPU-1",))
+    stages.wait_for("elsewhere", "out")
+    stages.start("here", "none", ("GPU-0",))
+    spans = stages.spans()
+    assert overlap(spans["window"], spans["elsewhere"])
+    assert not overlap(spans["window"], spans["here"])
+
+
+def test_a_device_window_without_a_device_has_the_node(stages):
+    stages.start("window", "device", seconds=1.0)
+    stages.wait_for("window")
+    stages.start("other", "none")
+    spans = stages.spans()
+    assert not overlap(spans["window"], spans["other"])
+
+
+def test_a_node_is_taken_while_somebody_has_it_alone(stages):
+    assert not node_is_taken("runs")
+    with turn("runs", "none"):
+        assert not node_is_taken("runs")
+        stages.start("window", "node")
+        end = time.monotonic() + 60
+        while not node_is_taken("runs"):  # it waits for us
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    stages.wait_for("window", "out")
+    stages.spans()
+    assert not node_is_taken("runs")
+
+
+def test_a_killed_window_lets_go(stages):
+    stages.start("killed", "node", seconds=600)
+    stages.wait_for("killed")
+    os.kill(stages.processes["killed"].pid, signal.SIGKILL)
+    stages.processes.pop("killed").join(60)
+    stages.start("next", "node")
+    assert set(stages.spans()) == {"next"}
+
+
+def test_storages_do_not_wait_for_each_other():
+    assert lock_folder("runs") != lock_folder("s3://bucket/runs")
