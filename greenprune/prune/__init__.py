@@ -195,7 +195,7 @@ def prune_stage(
     save_checkpoint(model, tokenizer, out / "checkpoint")
     (out / "report.json").write_text(json.dumps(asdict(report)))
     log.info(
-        "pruned by %s: %.1f %% of the model's parameters gone, %.1f %% zeros in its layers, layers removed: %s; needs %s",
+        "pruned by %s: %.1f %% of the model's parameters gone, %.1f %% zeros, layers removed: %s; needs %s",
         config.method,
         100 * (report.parameters_before - report.parameters_after) / report.parameters_before,
         100 * report.sparsity,
