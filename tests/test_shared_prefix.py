@@ -7,10 +7,10 @@ import random
 
 import pytest
 import torch
+from architectures import ARCHITECTURES, random_model
 from conftest import WORDS
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from test_prune import ARCHITECTURES, random_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
 from greenprune import PruneConfig, prune

@@ -54,8 +54,8 @@ def assert_reloads(model, needs: str, folder) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_contract(name, case, tmp_path):
+@pytest.mark.parametrize("name", ["llama", "phi3", "opt"])
+def test_every_option_keeps_the_contract(name, case, tmp_path):
     model, untouched = random_model(name), random_model(name)
     config = config_of(case) if config_of(case).uniform else config_of(case, **SKIPS)
     report = prune(model, config, calibration=TOKENS)
@@ -85,7 +85,7 @@ def test_contract(name, case, tmp_path):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", ["llama", "opt", "gemma3_text"])
+@pytest.mark.parametrize("name", ["llama"])
 def test_bf16(name, case, tmp_path):
     model = random_model(name, torch.bfloat16)
     report = prune(model, config_of(case), calibration=TOKENS)
@@ -126,7 +126,10 @@ def test_one_width_is_refused_where_layers_differ(case):
     assert torch.equal(logits_of(model), before)
 
 
-@pytest.mark.parametrize("method", ["flap", "wanda_sp", "minitron_width"])
+@pytest.mark.parametrize(
+    "method",
+    ["flap", *(pytest.param(name, marks=pytest.mark.slow) for name in ("wanda_sp", "minitron_width", "llm_pruner"))],
+)
 def test_ten_ratios_share_one_calibration_pass(tiny_experiment, tmp_path, method):
     tiny_experiment["prune"] = {"method": method, "ratio": 0.5, "round_to": 1}
     tiny_experiment["heal"] = {"method": "none"}

@@ -46,6 +46,7 @@ def test_two_workers_equal_one(real_model, tmp_path, ray_here):
     assert_halves(sharded, model)
 
 
+@pytest.mark.slow
 def test_layers_of_different_widths_shard_too(tmp_path, ray_here):
     model = random_model("llama")
     keep_heads(model, 1, [0, 2])
