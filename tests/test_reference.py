@@ -10,22 +10,11 @@ import numpy as np
 import pytest
 
 from greenprune import PruneConfig, collect, load_model, perplexity, prune
-from greenprune.data import calibration_tokens, documents, token_blocks
 from greenprune.prune.depth import angular_block, least_influential
 
 SLOW = [("angular", 5), ("angular", 8), ("bi", 3), ("bi", 8)]
 pytestmark = pytest.mark.real
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "depth.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def calibration(real_model):
-    return calibration_tokens("pypi:openwebtext", real_model[1], 32, 256, seed=None)
-
-
-@pytest.fixture(scope="module")
-def segments(real_model):
-    return token_blocks(documents("pypi:wikipedia"), real_model[1], 512, 32)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ import torch
 from architectures import with_own_kv_heads
 
 from greenprune import PruneConfig, collect, load_model, perplexity, prune
-from greenprune.data import calibration_tokens, documents, token_blocks
 from greenprune.models import remove_layers
 
 pytestmark = pytest.mark.real
@@ -22,16 +21,6 @@ FOLDER = Path(__file__).parent / "reference"
 RUNS = json.loads((FOLDER / "flap.json").read_text())["runs"]
 MASKS = np.load(FOLDER / "flap.npz")
 LAYERS, HEADS, CHANNELS = 30, 9, 1536
-
-
-@pytest.fixture(scope="module")
-def calibration(real_model):
-    return calibration_tokens("pypi:openwebtext", real_model[1], 32, 256, seed=None)
-
-
-@pytest.fixture(scope="module")
-def segments(real_model):
-    return token_blocks(documents("pypi:wikipedia"), real_model[1], 512, 32)
 
 
 @pytest.fixture(scope="module")
