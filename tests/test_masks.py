@@ -61,10 +61,10 @@ def test_wanda_scores_by_hand():
     assert torch.equal(scores, torch.tensor([[2.0, 2.0, 0.0, 0.0], [8.0, 1.0, 6.0, 0.0]]))
 
 
-def test_sums_of_inputs_by_hand():
+def test_means_of_inputs_by_hand():
     inputs = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
-    assert squares(inputs).tolist() == [10.0, 4.0]
-    assert products(inputs).tolist() == [[10.0, 2.0], [2.0, 4.0]]
+    torch.testing.assert_close(squares(inputs, 2), torch.tensor([5.0, 2.0]))
+    torch.testing.assert_close(products(inputs, 2), torch.tensor([[10.0, 2.0], [2.0, 4.0]]))
 
 
 def test_sparsegpt_by_hand():
@@ -87,7 +87,7 @@ def random_problem(inputs: int = 24, outputs: int = 10) -> tuple[Tensor, Tensor,
     x = torch.randn(200, inputs // 2, generator=generator) @ torch.randn(inputs // 2, inputs, generator=generator)
     x += torch.randn(200, inputs, generator=generator)
     weight = torch.randn(outputs, inputs, generator=generator)
-    return weight, x, 2 / 200 * products(x)
+    return weight, x, products(x, 200)
 
 
 def slow_sparsegpt(weight: Tensor, hessian: Tensor, ratio: float, pattern, block: int) -> Tensor:
@@ -138,7 +138,7 @@ def test_sparsegpt_loses_less_than_magnitude_and_wanda(pattern):
         return weight.masked_fill(zero, 0)
 
     ours = lost(sparsegpt(weight, inverse_factor(hessian)[0], 0.5, pattern))
-    assert ours < 0.7 * lost(masked(wanda_scores(weight, squares(x))))
+    assert ours < 0.7 * lost(masked(wanda_scores(weight, squares(x, 200))))
     assert ours < 0.7 * lost(masked(weight.abs()))
 
 
@@ -153,7 +153,7 @@ def test_indefinite_hessian_is_damped_until_it_factors():
 
 def test_more_damping_is_said(tiny_model, monkeypatch, caplog):
     """Float32 rounding can make a Gram matrix indefinite; here its sum is made so."""
-    monkeypatch.setattr("greenprune.prune.masks.products", lambda x: 3 * products(x) - 2 * squares(x).diag())
+    monkeypatch.setattr("greenprune.prune.masks.products", lambda x, n: 3 * products(x, n) - 4 * squares(x, n).diag())
     report = prune(tiny_model, PruneConfig(method="sparsegpt", ratio=0.5), calibration=TOKENS)
     damped = [note for note in report.notes if "positive definite" in note]
     assert damped
@@ -192,7 +192,7 @@ def test_states_are_those_of_the_whole_model(name, batch_size):
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3", "gpt_neox"])
-def test_linears_that_share_an_input_share_a_sum(name):
+def test_linears_that_share_an_input_share_a_mean(name):
     model, seen = random_model(name), {}
     linears = Decoder(model).view(1).linears
     handles = [
@@ -205,13 +205,13 @@ def test_linears_that_share_an_input_share_a_sum(name):
     sums = {}
     walk = LayerByLayer(model, TOKENS, batch_size=3)
     walk.advance(0)
-    found = walk.input_sums(1, linears, products)
+    found = walk.input_means(1, linears, products)
     for group in found:
-        sums |= dict.fromkeys(group.linears, group.total)
+        sums |= dict.fromkeys(group.linears, group.mean)
     assert len(found) == 4
     assert sums.keys() == linears.keys()
     for path, total in sums.items():
-        torch.testing.assert_close(total, products(seen[path]), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(total, products(seen[path], len(TOKENS)), rtol=1e-4, atol=1e-4)
 
 
 def test_hooks_are_gone_and_layers_are_back_after_an_error(tiny_model):
@@ -219,7 +219,7 @@ def test_hooks_are_gone_and_layers_are_back_after_an_error(tiny_model):
     walk = LayerByLayer(tiny_model, TOKENS)
     linears = Decoder(tiny_model).view(0).linears
     with pytest.raises(ZeroDivisionError):
-        walk.input_sums(0, linears, lambda _: 1 / 0)
+        walk.input_means(0, linears, lambda *_: 1 / 0)
     assert not any(linear._forward_pre_hooks for linear in linears.values())
     with pytest.raises(IndexError):
         LayerByLayer(tiny_model, TOKENS + 1000)  # no such token
@@ -280,11 +280,11 @@ def test_wanda_sees_what_the_pruned_layers_give(tiny_model):
     sums, linears = [], Decoder(tiny_model).view(1).linears
     dense = LayerByLayer(tiny_model, TOKENS)
     dense.advance(0)
-    sums.append(dense.input_sums(1, linears, squares)[0].total)
+    sums.append(dense.input_means(1, linears, squares)[0].mean)
     prune(tiny_model, PruneConfig(method="wanda", ratio=0.9), calibration=TOKENS)
     walk = LayerByLayer(tiny_model, TOKENS)
     walk.advance(0)
-    sums.append(walk.input_sums(1, linears, squares)[0].total)
+    sums.append(walk.input_means(1, linears, squares)[0].mean)
     assert not torch.allclose(*sums, rtol=1e-2)
     query = linears["self_attn.q_proj"].weight
     torch.manual_seed(0)

@@ -66,9 +66,10 @@ def lowest_of_groups(scores: Tensor, n: int, m: int) -> Tensor:
     return torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, lowest, True).view_as(scores)
 
 
-def wanda_scores(weight: Tensor, square_sum: Tensor) -> Tensor:
-    """|W_ij| * ||X_j||_2 (Sun et al. 2023, equation 1). weight [out, in], square_sum [in] -> float32 [out, in]."""
-    return weight.float().abs() * square_sum.sqrt()
+def wanda_scores(weight: Tensor, squared: Tensor) -> Tensor:
+    """|W_ij| * ||X_j||_2 (Sun et al. 2023, equation 1), of any scale. weight [out, in], squared: ||X_j||², [in] ->
+    float32 [out, in]."""
+    return weight.float().abs() * squared.sqrt()
 
 
 def inverse_factor(hessian: Tensor, damping: float = DAMPING) -> tuple[Tensor, float]:
@@ -136,9 +137,9 @@ def mask_by_wanda(model: PreTrainedModel, config: MaskPruning, calibration: Cali
     """The weights of least |w| * ||x||: in each output's row, or in each group of N:M (Sun et al. 2023)."""
     _, pattern = _checked(model, config)
 
-    def prune(_: int, linears: dict[str, nn.Linear], square_sum: Tensor) -> None:
+    def prune(_: int, linears: dict[str, nn.Linear], squared: Tensor) -> None:
         for linear in linears.values():
-            scores = wanda_scores(linear.weight.detach(), square_sum)
+            scores = wanda_scores(linear.weight.detach(), squared)
             _zero(linear, lowest_of_groups(scores, *pattern) if pattern else lowest_of_rows(scores, config.ratio))
 
     _layer_by_layer(model, calibration, squares, prune)
@@ -151,10 +152,9 @@ def mask_by_sparsegpt(model: PreTrainedModel, config: MaskPruning, calibration: 
     H = 2/N Σ x xᵀ; inputs that are always zero lose their weights.
     """
     _, pattern = _checked(model, config)
-    tokens, notes = calibration.required_tokens(), []
+    notes: list[str] = []
 
-    def prune(layer: int, linears: dict[str, nn.Linear], total: Tensor) -> None:
-        hessian = total * (2 / len(tokens))
+    def prune(layer: int, linears: dict[str, nn.Linear], hessian: Tensor) -> None:
         dead = hessian.diagonal() == 0
         hessian.diagonal()[dead] = 1
         factor, damping = inverse_factor(hessian)
@@ -178,15 +178,15 @@ def mask_by_sparsegpt(model: PreTrainedModel, config: MaskPruning, calibration: 
 def _layer_by_layer(
     model: PreTrainedModel,
     calibration: Calibration,
-    terms: Callable[[Tensor], Tensor],
+    terms: Callable[[Tensor, int], Tensor],
     prune: Callable[[int, dict[str, nn.Linear], Tensor], None],
 ) -> None:
-    """Call `prune(layer, linears, sum of terms)` for each distinct input in each layer, from the first layer on."""
+    """Call `prune(layer, linears, mean of terms)` for each distinct input in each layer, from the first layer on."""
     walk = LayerByLayer(model, calibration.required_tokens(), calibration.batch_size)
     for layer in range(len(walk)):
         with torch.no_grad():
-            for found in walk.input_sums(layer, walk.decoder.view(layer).linears, terms):
-                prune(layer, found.linears, found.total)
+            for found in walk.input_means(layer, walk.decoder.view(layer).linears, terms):
+                prune(layer, found.linears, found.mean)
         if layer + 1 < len(walk):
             walk.advance(layer)
 

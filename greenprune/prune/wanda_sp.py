@@ -64,8 +64,8 @@ def _prune_layer_by_layer(
     for layer in range(max(counts) + 1):
         if layer in counts:
             view = walk.decoder.view(layer)
-            sums = walk.input_sums(layer, {"attention": view.out, "mlp": view.down}, squares)
-            found = {name: entry.total.double().cpu() for entry in sums for name in entry.linears}
+            means = walk.input_means(layer, {"attention": view.out, "mlp": view.down}, squares)
+            found = {name: entry.mean.double().cpu() for entry in means for name in entry.linears}
             kept[layer] = choose(view, found["attention"], found["mlp"], counts[layer], config)
             narrow(model, layer, kept[layer])
         walk.advance(layer)
@@ -74,7 +74,7 @@ def _prune_layer_by_layer(
 
 
 def choose(view: LayerView, attention: Tensor, mlp: Tensor, count: tuple[int, int], config: WandaSpPruning) -> Kept:
-    """What stays of a layer. attention [>= heads * head_dim], mlp [>= channels]: sums of squared inputs."""
+    """What stays of a layer. attention [>= heads * head_dim], mlp [>= channels]: means of squared inputs."""
     heads = input_scores(view.out.weight.detach(), attention[: view.out.in_features])
     channels = input_scores(view.down.weight.detach(), mlp[: view.channels])
     heads = heads.view(view.heads, view.head_dim).sum(dim=1)
