@@ -1,10 +1,10 @@
 """Masks and perplexities that the original code computed on SmolLM2-135M (tests/reference/masks.json).
 
-The first layer's masks are the same, entry by entry. Behind it only magnitude's can be: one weight that rounding puts
-on the other side of a row's cut changes the states of all layers behind, those change more cuts, and within six
-layers the difference settles at 0.2 to 0.35 % of Wanda's entries, however small it was at first. So it does between
-two runs of this code (test_one_other_rounding_ends_as_far_off_as_the_reference), and so it is between this code and
-the original's. experiments/LOG.md has the figures.
+One score that rounding puts on the other side of a cut changes the states of all layers behind, those change more cuts,
+and within six layers the difference settles at 0.2 to 0.35 % of Wanda's entries, however small it was at first
+(test_one_other_rounding_spreads). So the means of inputs are rounded as in the original, and then Wanda's masks are the
+original's; SparseGPT's Cholesky factors magnify the rounding of the inputs too, so behind the first layers two runs of
+this code differ as much as this code and the original. experiments/LOG.md has the figures.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MASKS = np.load(FOLDER / "masks.npz")
 LAYERS = (0, 15, 29)
 ROWS = {"self_attn.q_proj": 36, "mlp.gate_proj": 96, "mlp.down_proj": 36}  # every nth row was kept
 FIRST_LAYER = {"magnitude": 1.0, "wanda": 0.9999, "sparsegpt": 0.9999}
-PERPLEXITY = {"unstructured": 0.015, "4:8": 0.03, "2:4": 0.03}  # relative, of a model that lost half its weights
-ALL_LAYERS = {"magnitude": 1.0, "wanda": 0.99, "sparsegpt": 0.97}
+PERPLEXITY = {"unstructured": 0.01, "4:8": 0.03, "2:4": 0.03}  # relative, of a model that lost half its weights
+ALL_LAYERS = {"magnitude": 1.0, "wanda": 0.999, "sparsegpt": 0.97}
 
 
 def pruned(run: str, calibration: torch.Tensor, layers: int = 30):
@@ -91,7 +91,7 @@ def test_magnitude_of_all_layers(run, real_model):
 
 
 @pytest.mark.slow
-def test_one_other_rounding_ends_as_far_off_as_the_reference(real_model, calibration):
+def test_one_other_rounding_spreads(real_model, calibration):
     """Embeddings that differ by 0.001 %: in the first layer nearly no entry is other, in the eighth 0.1 %."""
 
     def masks(noise: float) -> list[torch.Tensor]:
