@@ -1,8 +1,9 @@
-"""Where greenprune's log lines go: libraries stay silent, whoever runs a trial attaches a handler."""
+"""Where greenprune's log lines go, and how often: libraries stay silent, whoever runs a trial attaches a handler."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,3 +20,16 @@ def logging_to(handler: logging.Handler, line: str = "%(asctime)s %(message)s") 
     finally:
         log.removeHandler(handler)
         handler.close()
+
+
+class Seldom:
+    """Says when the next line of long work is due: one every so many seconds, the first after as many."""
+
+    def __init__(self, seconds: float = 15.0) -> None:
+        self.seconds, self.last = seconds, time.monotonic()
+
+    def due(self) -> bool:
+        if time.monotonic() - self.last <= self.seconds:
+            return False
+        self.last = time.monotonic()
+        return True

@@ -8,7 +8,6 @@ alone with `greenprune trial RUN/trials/ID/config.yaml`.
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import logging
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from greenprune import assets
+from greenprune._callable import function_named
 from greenprune.benchmark.own_tasks.rouge import METRICS as ROUGE
 from greenprune.config import Experiment, ModelConfig, NoHealing, NoPruning, TrialConfig
 from greenprune.energy.costs import break_even_requests
@@ -137,11 +137,9 @@ def _work(request: Request, store: Store, out: Path) -> None:
     stage = STAGES[request.stage]
     if not stage.resumes:
         clear(out)
-    module, _, name = stage.function.partition(":")
-    function = getattr(importlib.import_module(module), name)
     inputs = {name: _locate(parent, store) for name, parent in request.inputs.items()}
     options = {**request.options, "exclusive": request.exclusive} if stage.machine_bound else request.options
-    function(out, config=request.section, **inputs, **request.facts, **options)
+    function_named(stage.function)(out, config=request.section, **inputs, **request.facts, **options)
 
 
 def _locate(parent: Source | Artifact | None, store: Store) -> Path | None:

@@ -13,15 +13,13 @@ from greenprune.errors import ConfigError
 from greenprune.models import Decoder
 from greenprune.prune import parameter_count
 from greenprune.prune.llm_pruner import (
-    Ranking,
     channel_scores,
     folded,
-    global_counts,
     head_scores,
     local_counts,
     reduced,
 )
-from greenprune.prune.widths import Units, units_of
+from greenprune.prune.widths import Ranking, Units, global_counts, units_of
 
 CASES = {
     "default": {},

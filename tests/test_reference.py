@@ -12,7 +12,6 @@ import pytest
 from greenprune import PruneConfig, collect, load_model, perplexity, prune
 from greenprune.prune.depth import angular_block, least_influential
 
-SLOW = [("angular", 5), ("angular", 8), ("bi", 3), ("bi", 8)]
 pytestmark = pytest.mark.real
 REFERENCE = json.loads((Path(__file__).parent / "reference" / "depth.json").read_text())
 

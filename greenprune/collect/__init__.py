@@ -9,7 +9,6 @@ all watchers share, or a computation with passes of its own.
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import time
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from greenprune._callable import make_callable
+from greenprune._callable import function_named, make_callable
 from greenprune.config import CalibrationConfig, ModelConfig
 from greenprune.errors import ConfigError, nearest
 
@@ -141,17 +140,12 @@ def check_known(want: Collection[str]) -> None:
 
 def watchers(want: Collection[str], layers: int) -> list[Watcher]:
     """What looks on a forward pass to gather the wanted statistics."""
-    return [_named(path)(layers) for name in sorted(want) if (path := STATISTICS[name].watcher)]
+    return [function_named(path)(layers) for name in sorted(want) if (path := STATISTICS[name].watcher)]
 
 
 def computations(want: Collection[str]) -> dict[str, Computation]:
     """The wanted statistics that need passes of their own."""
-    return {name: _named(path) for name in sorted(want) if (path := STATISTICS[name].compute)}
-
-
-def _named(path: str) -> Any:
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return {name: function_named(path) for name in sorted(want) if (path := STATISTICS[name].compute)}
 
 
 def collect(

@@ -7,7 +7,6 @@ and however many workers share the samples, adding up the sums gives the same st
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,10 +18,10 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from greenprune.collect import Statistics
+from greenprune.logs import Seldom
 from greenprune.models.decoder import Decoder
 
 log = logging.getLogger("greenprune")
-SECONDS_BETWEEN_LINES = 15.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class ForwardPass:
         counted: Tensor | None = None,
     ) -> ForwardPass:
         """Feed all samples; those with `counted` False [num_samples] are computed but left out of the sums."""
-        shown = time.monotonic()
+        lines = Seldom()
         handles: list[RemovableHandle] = []
         try:
             for watcher in self.watchers:
@@ -106,8 +105,7 @@ class ForwardPass:
                     None if attention_mask is None else attention_mask[rows].to(self.device),
                     None if counted is None else counted[rows].to(self.device),
                 )
-                if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
-                    shown = time.monotonic()
+                if lines.due():
                     log.info("collecting: %d of %d samples", min(start + batch_size, len(tokens)), len(tokens))
         finally:
             for handle in handles:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from greenprune.collect.forward import SECONDS_BETWEEN_LINES
+from greenprune.logs import Seldom
 from greenprune.models.decoder import Decoder, LayerView, layer_output
 
 log = logging.getLogger("greenprune")
@@ -266,13 +265,12 @@ def second_order(
 
 def taylor_scores(model: PreTrainedModel, gradients: Iterator[Gradients]) -> dict[str, Tensor]:
     """Scores of layers and channels, float32 on the CPU, the layers' stacked in order."""
-    decoder, shown = Decoder(model), time.monotonic()
+    decoder, lines = Decoder(model), Seldom()
     found: list[dict[str, Tensor]] = []  # from the last layer
     for gradient in gradients:
         found.append(_layer_scores(decoder.view(gradient.layer), gradient))
         del gradient  # before the next layer's is made
-        if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
-            shown = time.monotonic()
+        if lines.due():
             log.info("gradients: %d of %d layers", len(found), len(decoder))
     return {name: _stacked([scores[name] for scores in reversed(found)]) for name in found[0]}
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from greenprune.collect.forward import SECONDS_BETWEEN_LINES
 from greenprune.errors import ModelError
+from greenprune.logs import Seldom
 from greenprune.models.decoder import Decoder, layer_output
 
 log = logging.getLogger("greenprune")
@@ -70,19 +69,16 @@ class LayerByLayer:
         self.decoder = Decoder(model)
         self.device = model.device
         self.rows = torch.arange(len(tokens)).split(batch_size)
-        self.shown = time.monotonic()
+        self.lines = Seldom()
         self.states = torch.empty(0)
         # Samples are equally long and unpadded, so these depend on nothing but the number of samples in a batch.
         self.arguments: dict[int, list[dict[str, Any]]] = {}
         stubs = [_Stub() for _ in self.decoder.layers]
-        layers, self.decoder.owner.layers = self.decoder.layers, nn.ModuleList(stubs)
-        try:
+        with self.decoder.running(stubs):
             for rows in self.rows:
                 self.decoder.backbone(input_ids=tokens[rows].to(self.device), use_cache=False)
                 self._store(rows, stubs[0].hidden, len(tokens))
                 self.arguments.setdefault(len(rows), [stub.arguments for stub in stubs])
-        finally:
-            self.decoder.owner.layers = layers
 
     def __len__(self) -> int:
         return len(self.decoder)
@@ -136,8 +132,7 @@ class LayerByLayer:
         """The outputs of the layer as it is now become the states."""
         for rows, hidden in self._outputs(layer):
             self._store(rows, hidden, len(self.states))
-        if time.monotonic() - self.shown > SECONDS_BETWEEN_LINES:
-            self.shown = time.monotonic()
+        if self.lines.due():
             log.info("pruning: %d of %d layers", layer + 1, len(self))
 
     def _outputs(self, layer: int) -> Iterator[tuple[Tensor, Tensor]]:

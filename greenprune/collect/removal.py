@@ -10,16 +10,15 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from greenprune.benchmark.perplexity import cross_entropy
-from greenprune.collect.forward import SECONDS_BETWEEN_LINES
 from greenprune.collect.hidden_states import watch_hidden_states
+from greenprune.logs import Seldom
 from greenprune.models.decoder import Decoder
 
 log = logging.getLogger("greenprune")
@@ -41,19 +40,18 @@ def losses_without(model: PreTrainedModel, tokens: Tensor, blocks: Sequence[rang
     """
     decoder, training = Decoder(model), model.training
     totals = torch.zeros(len(blocks), dtype=torch.float64)
-    started = shown = time.monotonic()
+    started, lines = time.monotonic(), Seldom()
     model.eval()
     try:
         for done, rows in enumerate(tokens.split(batch_size)):
             batch = rows.to(model.device)
             states = _states_before(decoder, batch, {block.start for block in blocks})
             for index, block in enumerate(blocks):
-                with _running_from(decoder, block.stop, states[block.start]):
+                with decoder.running([*[_Given(states[block.start])] * block.stop, *decoder.layers[block.stop :]]):
                     totals[index] += cross_entropy(model, batch)
-                if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
-                    shown = time.monotonic()
+                if lines.due():
                     share = (done + (index + 1) / len(blocks)) / math.ceil(len(tokens) / batch_size)
-                    log.info("removing layers in turn: %.0f %% after %.0f s", 100 * share, shown - started)
+                    log.info("removing layers in turn: %.0f %% after %.0f s", 100 * share, lines.last - started)
     finally:
         model.train(training)
     losses = totals / (tokens.shape[0] * (tokens.shape[1] - 1))
@@ -86,14 +84,3 @@ class _Given(nn.Module):
 
     def forward(self, *_: object, **__: object) -> Tensor:
         return self.state
-
-
-@contextmanager
-def _running_from(decoder: Decoder, layer: int, state: Tensor) -> Iterator[None]:
-    """A forward inside runs only the layers from `layer` on, the first of them on `state`."""
-    layers = decoder.layers
-    decoder.owner.layers = nn.ModuleList([*[_Given(state)] * layer, *layers[layer:]])
-    try:
-        yield
-    finally:
-        decoder.owner.layers = layers

@@ -7,6 +7,8 @@ the heads and channels. LAYOUTS is the whole difference between architectures.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -258,6 +260,16 @@ class Decoder:
     def backbone(self) -> nn.Module:
         """The model without its language-model head: embeddings, layers, final norm."""
         return self.model.base_model
+
+    @contextmanager
+    def running(self, layers: Iterable[nn.Module]) -> Iterator[None]:
+        """A forward inside runs these in place of the decoder's layers."""
+        own = self.layers
+        self.owner.layers = nn.ModuleList(layers)
+        try:
+            yield
+        finally:
+            self.owner.layers = own
 
     def view(self, layer: int) -> LayerView:
         return LayerView(self.layers[layer], self.layout)

@@ -7,14 +7,13 @@ A method is a function `(model, config, calibration) -> Removed` that changes th
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from greenprune._callable import make_callable
+from greenprune._callable import function_named, make_callable
 from greenprune.config import METHODS, CalibrationConfig, MaskPruning, PruneConfig, RatioPruning, Shape
 from greenprune.errors import ConfigError
 
@@ -161,10 +160,7 @@ def _touchable(model: PreTrainedModel, config: PruneConfig) -> list[torch.nn.Mod
 
 def _function(config: PruneConfig) -> Any:
     path = METHODS[config.method].function
-    if path is None:
-        return lambda *_: Removed()
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return function_named(path) if path else lambda *_: Removed()
 
 
 def prune_stage(

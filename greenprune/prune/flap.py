@@ -14,7 +14,6 @@ On purpose different from the original (CASIA-IVA-Lab/FLAP):
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
@@ -31,11 +30,13 @@ from greenprune.prune.widths import (
     TOLERANCE,
     Counts,
     Kept,
+    Ranking,
     Units,
     apply_widths,
     best_kept,
     best_of_all,
     budget,
+    global_counts,
     head_slots,
     one_width,
     rounded,
@@ -62,36 +63,23 @@ def compensation(weight: Tensor, mean: Tensor, kept: Tensor) -> Tensor:
     return weight[:, ~kept].to(mean) @ mean[~kept]
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """One layer's slots of heads, the worst first, their scores [slots], and the scores of channels [channels]."""
-
-    units: Units
-    slots: list[list[int]]
-    slot_scores: Tensor
-    channel_scores: Tensor
-
-
-def uniform_counts(layers: Sequence[Ranking], config: FlapPruning) -> Counts:
+def uniform_counts(units: Sequence[Units], layers: Sequence[Ranking], config: FlapPruning) -> Counts:
     """UL-UM: heads and channels of every layer give the same share."""
-    return [layer.units.uniform(config.ratio, config.round_to) for layer in layers]
+    return [unit.uniform(config.ratio, config.round_to) for unit in units]
 
 
-def manual_counts(layers: Sequence[Ranking], config: FlapPruning) -> Counts:
+def manual_counts(units: Sequence[Units], layers: Sequence[Ranking], config: FlapPruning) -> Counts:
     """UL-MM: every layer loses the same number of heads, and channels make up for the rest."""
     gone = round(slots_to_remove(layers, config) / len(layers))
-    wanted = [max(layer.units.slots - gone, 1) for layer in layers]
-    counts = [
-        layer.units.kept(config.ratio, slots, config.round_to) for layer, slots in zip(layers, wanted, strict=True)
-    ]
+    wanted = [max(unit.slots - gone, 1) for unit in units]
+    counts = [unit.kept(config.ratio, slots, config.round_to) for unit, slots in zip(units, wanted, strict=True)]
     if config.remove_heads is not None and [slots for slots, _ in counts] != wanted:
         refuse_heads(config)
     return counts
 
 
-def ranked_counts(layers: Sequence[Ranking], config: FlapPruning) -> Counts:
+def ranked_counts(units: Sequence[Units], layers: Sequence[Ranking], config: FlapPruning) -> Counts:
     """AL-MM: a number of heads goes, in whichever layers they are; channels, ranked apart, make up for the rest."""
-    units = [layer.units for layer in layers]
     staying = sum(unit.slots for unit in units) - slots_to_remove(layers, config)
     slots = best_of_all([layer.slot_scores for layer in layers], [1] * len(layers), [1] * len(layers), staying)
     spent = sum(unit.slot * count for unit, count in zip(units, slots, strict=True))
@@ -106,19 +94,13 @@ def ranked_counts(layers: Sequence[Ranking], config: FlapPruning) -> Counts:
         [config.round_to] * len(layers),
         max(left, least),
     )
-    return _rounded(units, slots, channels, config)
+    widths = rounded(channels, config.round_to, [unit.channels for unit in units])
+    return list(zip(slots, widths, strict=True))
 
 
-def adaptive_counts(layers: Sequence[Ranking], config: FlapPruning) -> Counts:
-    """AL-AM: heads and channels of all layers in one ranking, each at the price of its parameters."""
-    units = [layer.units for layer in layers]
-    counts = best_of_all(
-        [layer.slot_scores for layer in layers] + [layer.channel_scores for layer in layers],
-        [unit.slot for unit in units] + [unit.channel for unit in units],
-        [1] * len(layers) + [config.round_to] * len(layers),
-        budget(units, config.ratio, config.round_to),
-    )
-    return _rounded(units, counts[: len(layers)], counts[len(layers) :], config)
+def adaptive_counts(units: Sequence[Units], layers: Sequence[Ranking], config: FlapPruning) -> Counts:
+    """AL-AM: heads and channels of all layers in one ranking."""
+    return global_counts(units, layers, config.ratio, config.round_to)
 
 
 COUNTS = {"UL-UM": uniform_counts, "UL-MM": manual_counts, "AL-MM": ranked_counts, "AL-AM": adaptive_counts}
@@ -139,11 +121,6 @@ def refuse_heads(config: FlapPruning) -> NoReturn:
     )
 
 
-def _rounded(units: Sequence[Units], slots: Sequence[int], channels: Sequence[int], config: FlapPruning) -> Counts:
-    widths = rounded(channels, config.round_to, [unit.channels for unit in units])
-    return list(zip(slots, widths, strict=True))
-
-
 # ------------------------------------------------------------------------------------------------- wiring
 
 
@@ -151,14 +128,15 @@ def prune_flap(model: PreTrainedModel, config: FlapPruning, calibration: Calibra
     decoder, statistics = Decoder(model), calibration.required_statistics()
     prunable = config.prunable(len(decoder))
     layers = [rank_layer(decoder.view(layer), layer, statistics, config) for layer in prunable]
-    counts = COUNTS[config.structure](layers, config)
+    units = [units_of(decoder.view(layer), config.heads == "kv_group") for layer in prunable]
+    counts = COUNTS[config.structure](units, layers, config)
     if config.uniform:
-        counts = one_width([layer.units for layer in layers], counts, config.ratio, config.round_to)
+        counts = one_width(units, counts, config.ratio, config.round_to)
     kept = {
         index: best_kept(layer.slots, slots, layer.channel_scores, channels)
         for index, layer, (slots, channels) in zip(prunable, layers, counts, strict=True)
     }
-    biases = {layer: mean_outputs(decoder.view(layer), layer, statistics, units) for layer, units in kept.items()}
+    biases = {layer: mean_outputs(decoder.view(layer), layer, statistics, stays) for layer, stays in kept.items()}
     removed = apply_widths(model, kept)
     if config.bias:
         for layer, (attention, mlp) in biases.items():
@@ -171,10 +149,8 @@ def rank_layer(view: LayerView, layer: int, statistics: Statistics, config: Flap
     channels = standardised(_scores(view.down.weight, "mlp", layer, statistics, config))
     attention = standardised(_scores(view.out.weight, "attention", layer, statistics, config).square())
     heads = attention.view(view.heads, view.head_dim).mean(dim=1)
-    whole_groups = config.heads == "kv_group"
-    slots = head_slots(heads, view.kv_heads, whole_groups)
-    slot_scores = heads[torch.tensor(slots)].mean(dim=1)
-    return Ranking(units_of(view, whole_groups), slots, slot_scores, channels)
+    slots = head_slots(heads, view.kv_heads, config.heads == "kv_group")
+    return Ranking(slots, heads[torch.tensor(slots)].mean(dim=1), channels)
 
 
 def _scores(weight: Tensor, part: str, layer: int, statistics: Statistics, config: FlapPruning) -> Tensor:

@@ -16,7 +16,6 @@ On purpose different from the original (horseee/LLM-Pruner):
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,14 +30,13 @@ from greenprune.prune.sequence import composed
 from greenprune.prune.widths import (
     TOLERANCE,
     Counts,
+    Ranking,
     Units,
     apply_widths,
     best_kept,
-    best_of_all,
-    budget,
+    global_counts,
     head_slots,
     one_width,
-    rounded,
     units_of,
 )
 
@@ -99,15 +97,6 @@ def local_counts(units: Units, head_dim: int, ratio: float, round_to: int, whole
     return units.kept(ratio, units.slots - round(ratio * units.slots), round_to)
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """A layer's slots of heads, the worst first, their scores [slots], and those of channels [channels]."""
-
-    slots: list[list[int]]
-    slot_scores: Tensor
-    channel_scores: Tensor
-
-
 # ------------------------------------------------------------------------------------------------- wiring
 
 
@@ -161,22 +150,6 @@ class Goals:
             for units, whole in zip(self.units, self.whole_groups.values(), strict=True)
         ]
         return one_width(self.units, counts, ratio, round_to) if self.config.uniform else counts
-
-
-def global_counts(units: Sequence[Units], layers: Sequence[Ranking], ratio: float, round_to: int) -> Counts:
-    """The counts of one threshold over the slots and channels of all layers.
-
-    units, ratio: of the dense layers; layers: what is left to choose from.
-    """
-    counts = best_of_all(
-        [layer.slot_scores for layer in layers] + [layer.channel_scores for layer in layers],
-        [unit.slot for unit in units] + [unit.channel for unit in units],
-        [1] * len(layers) + [round_to] * len(layers),
-        budget(units, ratio, round_to),
-    )
-    slots, channels = counts[: len(layers)], counts[len(layers) :]
-    widths = rounded(channels, round_to, [len(layer.channel_scores) for layer in layers])
-    return list(zip(slots, widths, strict=True))
 
 
 def rank_layers(

@@ -183,6 +183,31 @@ def _parameters_per_row(linear: torch.nn.Linear) -> int:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """A layer's slots of heads, the worst first, their scores [slots], and those of channels [channels]."""
+
+    slots: list[list[int]]
+    slot_scores: Tensor
+    channel_scores: Tensor
+
+
+def global_counts(units: Sequence[Units], layers: Sequence[Ranking], ratio: float, round_to: int) -> Counts:
+    """The counts of one threshold over the slots and channels of all layers, each at the price of its parameters.
+
+    units, ratio: of the dense layers; layers: what is left to choose from.
+    """
+    counts = best_of_all(
+        [layer.slot_scores for layer in layers] + [layer.channel_scores for layer in layers],
+        [unit.slot for unit in units] + [unit.channel for unit in units],
+        [1] * len(layers) + [round_to] * len(layers),
+        budget(units, ratio, round_to),
+    )
+    slots, channels = counts[: len(layers)], counts[len(layers) :]
+    widths = rounded(channels, round_to, [len(layer.channel_scores) for layer in layers])
+    return list(zip(slots, widths, strict=True))
+
+
+@dataclass(frozen=True)
 class Kept:
     """What stays of a layer, ascending."""
 
