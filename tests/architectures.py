@@ -1,4 +1,4 @@
-"""A tiny random model of every architecture, for the contract suites."""
+"""A tiny random model of every architecture, and what any pruned one must do, for the contract suites."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import copy
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from greenprune.models import load_checkpoint
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4}
 SIZES |= {"intermediate_size": 48, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2}
@@ -53,3 +55,26 @@ def with_own_kv_heads(model):
 def logits_of(model) -> torch.Tensor:
     with torch.no_grad():
         return model(TOKENS).logits
+
+
+def assert_generates(model) -> None:
+    """Six greedy tokens, the same with the KV cache and without."""
+    with_cache, without = (
+        model.generate(TOKENS, max_new_tokens=6, min_new_tokens=6, do_sample=False, use_cache=use)
+        for use in (True, False)
+    )
+    assert torch.equal(with_cache, without)
+
+
+def assert_reloads(model, folder) -> None:
+    """The checkpoint gives the same logits through plain Transformers, and through us without remote code."""
+    model.save_pretrained(folder)
+    stock = not hasattr(model.config, "layer_widths")
+    assert stock == (not (folder / "modeling_pruned.py").exists())
+    plain = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=not stock)
+    ours = load_checkpoint(folder, device="cpu")
+    assert type(ours) is type(model)
+    assert ours.config.to_dict() == plain.config.to_dict()
+    for reloaded in (plain, ours):
+        assert reloaded.dtype == model.dtype
+        torch.testing.assert_close(logits_of(reloaded), logits_of(model), atol=0, rtol=0)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, TOKENS, logits_of, random_model
+from architectures import ARCHITECTURES, TOKENS, assert_generates, assert_reloads, logits_of, random_model
 from transformers import AutoModelForCausalLM, Phi3Config
 
 from greenprune.errors import ModelError
@@ -59,28 +59,6 @@ def silence(model, layers, heads=HEADS, channels=CHANNELS):
 
 def assert_same(model, reference) -> None:
     torch.testing.assert_close(logits_of(model), logits_of(reference), atol=1e-4, rtol=1e-4)
-
-
-def assert_generates(model) -> None:
-    with_cache, without = (
-        model.generate(TOKENS, max_new_tokens=6, min_new_tokens=6, do_sample=False, use_cache=use)
-        for use in (True, False)
-    )
-    assert torch.equal(with_cache, without)
-
-
-def assert_reloads(model, folder) -> None:
-    """The checkpoint gives the same logits through plain Transformers, and through us without remote code."""
-    model.save_pretrained(folder)
-    stock = not hasattr(model.config, "layer_widths")
-    assert stock == (not (folder / "modeling_pruned.py").exists())
-    plain = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=not stock)
-    ours = load_checkpoint(folder, device="cpu")
-    assert type(ours) is type(model)
-    assert ours.config.to_dict() == plain.config.to_dict()
-    for reloaded in (plain, ours):
-        assert reloaded.dtype == model.dtype
-        torch.testing.assert_close(logits_of(reloaded), logits_of(model), atol=0, rtol=0)
 
 
 # --------------------------------------------------------------------------------------------------- views

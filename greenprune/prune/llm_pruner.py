@@ -84,7 +84,7 @@ def channel_scores(parts: Mapping[str, Tensor], reduction: str) -> Tensor:
     return reduced([parts[name] for name in ("gate", "up", "down") if name in parts], reduction)
 
 
-def local_counts(units: Units, head_dim: int, ratio: float, round_to: int, whole_groups: bool) -> tuple[int, int]:
+def local_counts(units: Units, head_dim: int, ratio: float, round_to: int) -> tuple[int, int]:
     """Slots and channels that stay in a layer: where whole groups leave, the original's counts if they come near.
 
     Of C rows int(C * (1 - ratio)) stay, and a head of which some stay stays whole.
@@ -92,9 +92,9 @@ def local_counts(units: Units, head_dim: int, ratio: float, round_to: int, whole
     rows = units.slots * head_dim
     slots = units.slots - (rows - int(rows * (1 - ratio))) // head_dim
     channels = min(max(round(int(units.channels * (1 - ratio)) / round_to), 1) * round_to, units.channels)
-    if whole_groups and slots and abs(units.removed(slots, channels) - ratio) <= TOLERANCE:
+    if units.whole and slots and abs(units.removed(slots, channels) - ratio) <= TOLERANCE:
         return slots, channels
-    return units.kept(ratio, units.slots - round(ratio * units.slots), round_to)
+    return units.by_share(ratio, round_to)
 
 
 # ------------------------------------------------------------------------------------------------- wiring
@@ -145,10 +145,7 @@ class Goals:
 
     def _local(self, ratio: float) -> Counts:
         round_to = self.config.round_to
-        counts = [
-            local_counts(units, self.head_dim, ratio, round_to, whole)
-            for units, whole in zip(self.units, self.whole_groups.values(), strict=True)
-        ]
+        counts = [local_counts(units, self.head_dim, ratio, round_to) for units in self.units]
         return one_width(self.units, counts, ratio, round_to) if self.config.uniform else counts
 
 

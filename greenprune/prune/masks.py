@@ -2,8 +2,6 @@
 
 The originals are locuslab/wanda's `magnitude`, `wanda` and `sparsegpt`. On purpose different from them:
 
-- of equal scores in a row or in a group of N:M the first goes (theirs: whichever `torch.topk` names), so that the
-  choice doesn't depend on the device;
 - the factor of the inverse Hessian comes from one Cholesky factorisation and one triangular inverse, not from two
   factorisations and an inverse, and a column's update is gathered when the column's turn comes;
 - a Hessian that isn't positive definite is damped more, instead of an error or NaN weights;
@@ -60,9 +58,12 @@ def lowest_of_rows(scores: Tensor, ratio: float) -> Tensor:
 
 
 def lowest_of_groups(scores: Tensor, n: int, m: int) -> Tensor:
-    """True for the `n` lowest of every `m` consecutive inputs, of equals the first. [out, in] -> bool [out, in]."""
+    """True for the `n` lowest of every `m` consecutive inputs, of equals those that the originals' `torch.topk` names.
+
+    [out, in] -> bool [out, in].
+    """
     groups = scores.view(scores.shape[0], -1, m)
-    lowest = groups.argsort(dim=-1, stable=True)[..., :n]
+    lowest = groups.topk(n, dim=-1, largest=False).indices
     return torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, lowest, True).view_as(scores)
 
 

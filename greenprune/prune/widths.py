@@ -86,13 +86,13 @@ def best_of_all(scores: Sequence[Tensor], costs: Sequence[float], least: Sequenc
 class Units:
     """What can leave a layer. total: all its parameters; slot, channel: parameters of one of each.
 
-    single: every slot is one query head with its own KV head, as in the models of the original papers.
+    whole: a slot is a KV head with all its query heads, not one query head of each KV head.
     """
 
     total: int
     slot: int
     slots: int
-    single: bool
+    whole: bool
     channel: int
     channels: int
 
@@ -128,14 +128,22 @@ class Units:
     def uniform(self, ratio: float, round_to: int) -> tuple[int, int]:
         """Slots and channels that stay where heads and channels each give their share.
 
-        Single heads: the counts of the originals, int(ratio * n) of both, where they come near the ratio. Else the
-        nearest number of slots, and channels make up for the rest.
+        Whole slots: the counts of the originals, int(ratio * n) of both, where they come near the ratio.
         """
         slots, channels = (count - int(ratio * count) for count in (self.slots, self.channels))
         channels = min(max(round(channels / round_to), 1) * round_to, self.channels)
-        if self.single and abs(self.removed(slots, channels) - ratio) <= TOLERANCE:
+        if self.whole and abs(self.removed(slots, channels) - ratio) <= TOLERANCE:
             return slots, channels
-        return self.kept(ratio, self.slots - round(ratio * self.slots), round_to)
+        return self.by_share(ratio, round_to)
+
+    def by_share(self, ratio: float, round_to: int) -> tuple[int, int]:
+        """Slots and channels that stay where the slots' share is rounded, and channels make up for the rest.
+
+        Whole slots: to the nearest. Else down: a slot within groups is a third of the heads where three share a KV
+        head, and taking it for a fifth costs far more than the channels do (experiments/LOG.md).
+        """
+        gone = ratio * self.slots
+        return self.kept(ratio, self.slots - (round(gone) if self.whole else int(gone)), round_to)
 
 
 Counts = list[tuple[int, int]]  # slots and channels that stay, for each layer
@@ -169,13 +177,14 @@ def units_of(view: LayerView, whole_groups: bool) -> Units:
     group = view.heads // view.kv_heads
     query, key = (_parameters_per_row(rows) for rows in (view.query.linear, view.key.linear))
     head = view.head_dim * (query + view.out.out_features)
-    if whole_groups or group == 1:
+    whole = whole_groups or group == 1
+    if whole:
         slot, slots = group * head + 2 * view.head_dim * key, view.kv_heads
     else:
         slot, slots = view.kv_heads * head, group
     inputs = [view.up.linear] if view.gate is None else [view.up.linear, view.gate.linear]
     channel = sum(map(_parameters_per_row, inputs)) + view.down.out_features
-    return Units(parameter_count(view.module), slot, slots, group == 1, channel, view.channels)
+    return Units(parameter_count(view.module), slot, slots, whole, channel, view.channels)
 
 
 def _parameters_per_row(linear: torch.nn.Linear) -> int:
