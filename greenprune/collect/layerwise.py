@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,29 +94,34 @@ class LayerByLayer:
         """
         means: dict[str, InputMean] = {}
         last: list[tuple[str, Tensor]] = []  # the input seen last, by the name of the first linear that read it
-        samples = {"before": 0, "now": len(self.rows[0])}  # seen before this batch, and with it
+        unseen: set[str] = set()
+        samples = before = 0  # seen with this batch, and without it
 
         def see(name: str, linear: nn.Linear, inputs: Tensor) -> None:
             if last and last[0][1] is inputs:
                 means[last[0][0]].linears[name] = linear
-                return
-            last[:] = [(name, inputs)]
-            found = terms(inputs.flatten(0, -2), samples["now"])
-            if name in means:
-                means[name].mean *= samples["before"] / samples["now"]
-                means[name].mean += found
             else:
-                means[name] = InputMean(found, {name: linear})
+                last[:] = [(name, inputs)]
+                found = terms(inputs.flatten(0, -2), samples)
+                if name in means:
+                    means[name].mean *= before / samples
+                    means[name].mean += found
+                else:
+                    means[name] = InputMean(found, {name: linear})
+            unseen.discard(name)
+            if not unseen:
+                raise _AllSeen
 
         handles = [
             linear.register_forward_pre_hook(lambda module, args, name=name: see(name, module, args[0]))
             for name, linear in linears.items()
         ]
         try:
-            outputs = self._outputs(layer)
-            for following in [*self.rows[1:], ()]:
-                next(outputs)
-                samples = {"before": samples["now"], "now": samples["now"] + len(following)}
+            for rows in self.rows:
+                before, samples = samples, samples + len(rows)
+                unseen.update(linears)
+                with suppress(_AllSeen):  # nobody asks for what the layer's last linear gives
+                    self._output(layer, rows)
         finally:
             for handle in handles:
                 handle.remove()
@@ -130,23 +136,25 @@ class LayerByLayer:
     @torch.no_grad()
     def advance(self, layer: int) -> None:
         """The outputs of the layer as it is now become the states."""
-        for rows, hidden in self._outputs(layer):
-            self._store(rows, hidden, len(self.states))
+        for rows in self.rows:
+            self._store(rows, self._output(layer, rows), len(self.states))
         if self.lines.due():
             log.info("pruning: %d of %d layers", layer + 1, len(self))
 
-    def _outputs(self, layer: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The samples of each batch and the layer's output for them, [B, seq_len, hidden]."""
-        module = self.decoder.layers[layer]
-        for rows in self.rows:
-            inputs = self.states[rows].to(self.device, non_blocking=True)
-            yield rows, layer_output(module(inputs, **self.arguments[len(rows)][layer]))
+    def _output(self, layer: int, rows: Tensor) -> Tensor:
+        """What the layer gives for some of the samples, [B, seq_len, hidden]."""
+        inputs = self.states[rows].to(self.device, non_blocking=True)
+        return layer_output(self.decoder.layers[layer](inputs, **self.arguments[len(rows)][layer]))
 
     def _store(self, rows: Tensor, hidden: Tensor, samples: int) -> None:
         if not self.states.numel():
             shape = (samples, *hidden.shape[1:])
             self.states = torch.empty(shape, dtype=hidden.dtype, pin_memory=self.device.type == "cuda")
         self.states[rows] = hidden.cpu()
+
+
+class _AllSeen(Exception):
+    """Ends a layer's forward where the last of its inputs has been seen."""
 
 
 class _Stub(nn.Module):
