@@ -50,11 +50,11 @@ def lowest_of_rows(scores: Tensor, ratio: float) -> Tensor:
     if count == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     last = scores.kthvalue(count, dim=1, keepdim=True).values
+    gone = scores <= last
+    if int(gone.sum()) == count * len(scores):
+        return gone
     lower, equal = scores < last, scores == last
-    wanted = count - lower.sum(dim=1, keepdim=True)
-    if torch.equal(equal.sum(dim=1, keepdim=True), wanted):
-        return lower | equal
-    return lower | (equal & (equal.cumsum(dim=1) <= wanted))
+    return lower | (equal & (equal.cumsum(dim=1) <= count - lower.sum(dim=1, keepdim=True)))
 
 
 def lowest_of_groups(scores: Tensor, n: int, m: int) -> Tensor:
