@@ -50,7 +50,7 @@ class Stage:
 
 STAGES = {
     "collect": Stage("greenprune.collect:collect_stage", 1),
-    "prune": Stage("greenprune.prune:prune_stage", 2),
+    "prune": Stage("greenprune.prune:prune_stage", 3),
     "heal": Stage("greenprune.heal:heal_stage", 2, resumes=True),
     "accuracy": Stage("greenprune.benchmark:accuracy_stage", 3),
     "energy": Stage("greenprune.benchmark:energy_stage", 2, machine_bound=True),

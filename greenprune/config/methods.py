@@ -121,7 +121,8 @@ class RatioPruning(SkippingPruning):
     round_to: Int = Field(8, ge=1, description="MLP widths are multiples of it; tensor cores want 8, or 64")
     uniform: bool = Field(False, description="one width for all layers, which stock Transformers configs can hold")
     heads: Literal["within_group", "kv_group"] = Field(
-        "within_group", description="trim query heads in each KV group, or remove whole KV groups"
+        "within_group",
+        description="trim query heads in each KV group, their share rounded down, or remove whole groups",
     )
 
     @model_validator(mode="after")
