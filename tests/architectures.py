@@ -66,10 +66,14 @@ def assert_generates(model) -> None:
     assert torch.equal(with_cache, without)
 
 
-def assert_reloads(model, folder) -> None:
-    """The checkpoint gives the same logits through plain Transformers, and through us without remote code."""
+def assert_reloads(model, folder, needs: str | None = None) -> None:
+    """The checkpoint gives the same logits through plain Transformers, and through us without remote code.
+
+    needs: what the report says that loading takes, where there is a report.
+    """
     model.save_pretrained(folder)
     stock = not hasattr(model.config, "layer_widths")
+    assert needs in (None, "transformers" if stock else "trust_remote_code")
     assert stock == (not (folder / "modeling_pruned.py").exists())
     plain = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=not stock)
     ours = load_checkpoint(folder, device="cpu")

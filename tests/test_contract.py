@@ -148,8 +148,7 @@ def test_contract(row, name, cells, tmp_path):
 
     assert logits_of(model).isfinite().all()
     assert_generates(model)
-    assert_reloads(model, tmp_path)
-    assert (report.needs == "trust_remote_code") == (tmp_path / "modeling_pruned.py").exists()
+    assert_reloads(model, tmp_path, report.needs)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "phi3", "opt"])
@@ -157,11 +156,13 @@ def test_contract(row, name, cells, tmp_path):
 def test_contract_in_bf16(row, name, cells, tmp_path):
     if cells[row, name].startswith("–"):
         return
-    model = random_model(name, torch.bfloat16)
-    prune(model, config_of(row), calibration=TOKENS)
+    config, model = config_of(row), random_model(name, torch.bfloat16)
+    before = parameter_count(model)
+    report = prune(model, config, calibration=TOKENS)
+    assert_ratio(report, config, model, before)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert logits_of(model).isfinite().all()
-    assert_reloads(model, tmp_path)
+    assert_reloads(model, tmp_path, report.needs)
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def test_every_option_keeps_the_contract(case, name, tmp_path):
     assert torch.equal(logits_of(again), logits_of(model))
     assert logits_of(model).isfinite().all()
     assert_generates(model)
-    assert_reloads(model, tmp_path)
+    assert_reloads(model, tmp_path, report.needs)
 
 
 @pytest.mark.parametrize("case", ["default", "second order", "global", "steps"])

@@ -125,6 +125,21 @@ def test_perplexity(run, wide, statistics, segments):
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="a third of each layer's heads leaves at 34 %: perplexity 152, run A's is 115",
+)
+def test_grouped_heads_left_within_their_groups_are_no_worse(tokens, segments):
+    """The model as it is, at the parameters of run A, which removed a whole KV group of each layer."""
+    model, _ = load_model("pypi:smollm2-135m")
+    config = PruneConfig(method="llm_pruner", ratio=0.34, skip_first=4, skip_last=3)
+    report = prune(model, config, calibration=tokens, batch_size=10)
+    assert report.parameters_after == pytest.approx(RUNS[GROUPED]["params_after"], rel=0.005)
+    assert perplexity(model, segments) < RUNS[GROUPED]["ppl"]
+
+
+@pytest.mark.slow
 def test_channels_alone_are_no_worse_than_whole_groups(tokens, segments):
     """The model as it is, at the parameters of run A, which removed a KV group of each layer.
 

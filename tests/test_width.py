@@ -66,7 +66,7 @@ def test_every_option_keeps_the_contract(name, case, tmp_path):
     assert torch.equal(logits_of(again), logits_of(model))
     assert logits_of(model).isfinite().all()
     assert_generates(model)
-    assert_reloads(model, tmp_path)
+    assert_reloads(model, tmp_path, report.needs)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -77,7 +77,7 @@ def test_bf16(name, case, tmp_path):
     assert report.ratio_reached == pytest.approx(0.2, abs=0.04)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert logits_of(model).isfinite().all()
-    assert_reloads(model, tmp_path)
+    assert_reloads(model, tmp_path, report.needs)
 
 
 # ------------------------------------------------------------------------------------------ several steps
@@ -98,7 +98,7 @@ def test_a_pruned_model_is_pruned_again(name, second, tmp_path):
         assert (view.heads, view.channels) == (len(report.kept_heads[layer]), len(report.kept_channels[layer]))
     assert report.ratio_reached == pytest.approx(1 - 5 / 6 * 0.9 * 0.9, abs=0.04)
     assert_generates(model)
-    assert_reloads(model, tmp_path)
+    assert_reloads(model, tmp_path, report.needs)
 
 
 @pytest.mark.parametrize("case", ["flap", "wanda_sp", "wanda_sp-sequential", "minitron_width"])
@@ -325,7 +325,7 @@ def test_minitron_reaches_exact_widths(name, heads, tmp_path):
         assert model.get_input_embeddings().weight.shape == (64, 24)
         assert report.notes == ["hidden size 32 became 24"]
     assert_generates(model)
-    assert_reloads(model, tmp_path)
+    assert_reloads(model, tmp_path, report.needs)
 
 
 @pytest.mark.parametrize("targets", [["hidden"], ["hidden", "ffn"], ["hidden", "heads"], ["hidden", "heads", "ffn"]])
@@ -337,7 +337,7 @@ def test_minitron_shares_the_ratio(targets, tmp_path):
     assert "hidden size" in report.notes[0]
     if "ffn" in targets:
         assert report.needs == "transformers"
-    assert_reloads(model, tmp_path)
+    assert_reloads(model, tmp_path, report.needs)
 
 
 def test_hidden_sizes_by_hand():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+
+from greenprune.logs import Seldom
 
 log = logging.getLogger("greenprune")
 REPORT_EVERY_S = 30.0
@@ -23,7 +24,7 @@ class LoggedProgress:
         self.iterable = iterable
         self.total = total
         self.done = 0
-        self.said = time.monotonic()
+        self.lines = Seldom(REPORT_EVERY_S)
 
     def __iter__(self) -> Iterator[Any]:
         for item in self.iterable:
@@ -32,8 +33,7 @@ class LoggedProgress:
 
     def update(self, count: int = 1) -> None:
         self.done += count
-        if self.total and time.monotonic() - self.said > REPORT_EVERY_S:
-            self.said = time.monotonic()
+        if self.total and self.lines.due():
             log.info("%s %.0f %%", type(self).label, 100 * self.done / self.total)
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ log = logging.getLogger("greenprune")
 
 
 # Both give some samples' part of a mean over `samples`, rounded as in the original code: a score on the other side of
-# a cut changes the states of all layers behind, and with them up to 0.3 % of their masks.
+# a cut changes the states of all layers behind, and with them their masks (experiments/LOG.md).
 
 
 def squares(inputs: Tensor, samples: int) -> Tensor:

@@ -127,10 +127,8 @@ class Goals:
         decoder, self.config = Decoder(dense), config
         views = {layer: decoder.view(layer) for layer in config.prunable(len(decoder))}
         self.head_dim = next(iter(views.values())).head_dim
-        self.whole_groups = {
-            layer: config.heads == "kv_group" or view.heads == view.kv_heads for layer, view in views.items()
-        }
-        self.units = [units_of(view, self.whole_groups[layer]) for layer, view in views.items()]
+        self.units = [units_of(view, config.heads == "kv_group") for view in views.values()]
+        self.whole_groups = {layer: units.whole for layer, units in zip(views, self.units, strict=True)}
 
     def counts(self, step: int, layers: Sequence[Ranking]) -> Counts:
         """Slots and channels that stay in each layer after a step; layers: as the step before left them."""

@@ -58,9 +58,9 @@ def lowest_of_rows(scores: Tensor, ratio: float) -> Tensor:
 
 
 def lowest_of_groups(scores: Tensor, n: int, m: int) -> Tensor:
-    """True for the `n` lowest of every `m` consecutive inputs, of equals those that the originals' `torch.topk` names.
+    """True for the `n` lowest of every `m` consecutive inputs. [out, in] -> bool [out, in].
 
-    [out, in] -> bool [out, in].
+    Of equals those go that `torch.topk` names, as in the originals; which they are, a GPU may decide otherwise.
     """
     groups = scores.view(scores.shape[0], -1, m)
     lowest = groups.topk(n, dim=-1, largest=False).indices
@@ -68,8 +68,10 @@ def lowest_of_groups(scores: Tensor, n: int, m: int) -> Tensor:
 
 
 def wanda_scores(weight: Tensor, squared: Tensor) -> Tensor:
-    """|W_ij| * ||X_j||_2 (Sun et al. 2023, equation 1), of any scale. weight [out, in], squared: ||X_j||², [in] ->
-    float32 [out, in]."""
+    """|W_ij| * ||X_j||_2 (Sun et al. 2023, equation 1). weight [out, in], squared [in]: ||X_j||², of any scale.
+
+    Returns float32 [out, in].
+    """
     return weight.float().abs() * squared.sqrt()
 
 

@@ -158,6 +158,31 @@ def budget(units: Sequence[Units], ratio: float, round_to: int) -> float:
     return (1 - ratio) * total - fixed
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """A layer's slots of heads, the worst first, their scores [slots], and those of channels [channels]."""
+
+    slots: list[list[int]]
+    slot_scores: Tensor
+    channel_scores: Tensor
+
+
+def global_counts(units: Sequence[Units], layers: Sequence[Ranking], ratio: float, round_to: int) -> Counts:
+    """The counts of one threshold over the slots and channels of all layers, each at the price of its parameters.
+
+    units, ratio: of the dense layers; layers: what is left to choose from.
+    """
+    counts = best_of_all(
+        [layer.slot_scores for layer in layers] + [layer.channel_scores for layer in layers],
+        [unit.slot for unit in units] + [unit.channel for unit in units],
+        [1] * len(layers) + [round_to] * len(layers),
+        budget(units, ratio, round_to),
+    )
+    slots, channels = counts[: len(layers)], counts[len(layers) :]
+    widths = rounded(channels, round_to, [len(layer.channel_scores) for layer in layers])
+    return list(zip(slots, widths, strict=True))
+
+
 def one_width(units: Sequence[Units], counts: Counts, ratio: float, round_to: int) -> Counts:
     """The counts of all layers brought to one width that reaches the same ratio."""
     if len(set(counts)) == 1:
@@ -189,31 +214,6 @@ def units_of(view: LayerView, whole_groups: bool) -> Units:
 
 def _parameters_per_row(linear: torch.nn.Linear) -> int:
     return linear.in_features + (linear.bias is not None)
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """A layer's slots of heads, the worst first, their scores [slots], and those of channels [channels]."""
-
-    slots: list[list[int]]
-    slot_scores: Tensor
-    channel_scores: Tensor
-
-
-def global_counts(units: Sequence[Units], layers: Sequence[Ranking], ratio: float, round_to: int) -> Counts:
-    """The counts of one threshold over the slots and channels of all layers, each at the price of its parameters.
-
-    units, ratio: of the dense layers; layers: what is left to choose from.
-    """
-    counts = best_of_all(
-        [layer.slot_scores for layer in layers] + [layer.channel_scores for layer in layers],
-        [unit.slot for unit in units] + [unit.channel for unit in units],
-        [1] * len(layers) + [round_to] * len(layers),
-        budget(units, ratio, round_to),
-    )
-    slots, channels = counts[: len(layers)], counts[len(layers) :]
-    widths = rounded(channels, round_to, [len(layer.channel_scores) for layer in layers])
-    return list(zip(slots, widths, strict=True))
 
 
 @dataclass(frozen=True)
