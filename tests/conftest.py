@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
 
 import pytest
+from tiny import WORDS, tiny_config, write_text
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-WORDS = tuple(
-    "the cat sat on a mat and saw that green trees grow tall while rivers run to the sea under old stars".split()
-)
 
 
 @pytest.fixture(autouse=True)
@@ -21,24 +18,6 @@ def threads(request):
     if torch := sys.modules.get("torch"):
         threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
         torch.set_num_threads(threads if request.node.get_closest_marker("real") else 1)
-
-
-def tiny_config(**changes):
-    from transformers import LlamaConfig
-
-    settings = {
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    }
-    return LlamaConfig(**settings | changes)
 
 
 @pytest.fixture
@@ -71,16 +50,6 @@ def tiny_checkpoint(tmp_path, tiny_model, tiny_tokenizer) -> Path:
     tiny_model.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
-
-
-def write_text(path: Path, lines: int, seed: int) -> Path:
-    """A JSON-lines text over the tiny tokenizer's words."""
-    import random
-
-    rng = random.Random(seed)
-    rows = [{"text": " ".join(rng.choices(WORDS, k=30))} for _ in range(lines)]
-    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
-    return path
 
 
 @pytest.fixture

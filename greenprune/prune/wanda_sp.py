@@ -4,7 +4,7 @@ The structured form of Wanda that FLAP is compared with (An et al. 2023, section
 of the dense model, so that one calibration pass serves all ratios. The original prunes layer after layer and scores
 each behind the pruned ones: `sequential` does that, on the calibration tokens. At ratio 0.2 on SmolLM2-135M the two
 agree on 95 % of the heads and 92 % of the channels, and the dense statistics leave the lower perplexity
-(tests/test_width_reference.py).
+(tests/prune/test_width_reference.py).
 """
 
 from __future__ import annotations

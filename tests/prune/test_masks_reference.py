@@ -10,19 +10,18 @@ own loop reaches here: experiments/LOG.md has the figures.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from paths import REFERENCE_FILES
 
 from greenprune import PruneConfig, load_model, perplexity, prune
 from greenprune.models import Decoder, remove_layers
 
 pytestmark = pytest.mark.real
-FOLDER = Path(__file__).parent / "reference"
-RUNS = json.loads((FOLDER / "masks.json").read_text())["runs"]
-MASKS = np.load(FOLDER / "masks.npz")
+RUNS = json.loads((REFERENCE_FILES / "masks.json").read_text())["runs"]
+MASKS = np.load(REFERENCE_FILES / "masks.npz")
 LAYERS = (0, 15, 29)
 ROWS = {"self_attn.q_proj": 36, "mlp.gate_proj": 96, "mlp.down_proj": 36}  # every nth row was kept
 FIRST_LAYER = {"magnitude": 1.0, "wanda": 0.9999, "sparsegpt": 0.9999}

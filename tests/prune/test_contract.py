@@ -1,17 +1,17 @@
 """The contract that every method keeps on every architecture; each outcome is a cell of the README's table.
 
-python tests/test_contract.py       # prints that table, as it is now
+python tests/prune/test_contract.py       # prints that table, as it is now
 """
 
 from __future__ import annotations
 
 import copy
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from architectures import ARCHITECTURES, TOKENS, assert_generates, assert_reloads, logits_of, random_model
+from paths import ROOT
 
 from greenprune import PruneConfig, prune
 from greenprune.config import METHODS, DepthPruning, MaskPruning
@@ -19,7 +19,7 @@ from greenprune.errors import GreenpruneError
 from greenprune.models import Decoder
 from greenprune.prune import parameter_count
 
-README = Path(__file__).parent.parent / "README.md"
+README = ROOT / "README.md"
 DEPTH = {"block_size": 2, "skip_first": 1, "skip_last": 1}
 WIDTH = {"ratio": 0.25, "skip_first": 1, "skip_last": 1}
 ROWS: dict[str, dict] = {

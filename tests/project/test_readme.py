@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
+from paths import ROOT
 from typer.testing import CliRunner
 
 from greenprune.cli import app
 from greenprune.prune import METHODS
 from greenprune.results import columns_markdown
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import yaml
+from paths import ROOT
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from greenprune.config import load_experiment
 
-ROOT = Path(__file__).parent.parent
 CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
 
 

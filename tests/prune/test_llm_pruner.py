@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from architectures import TOKENS, assert_generates, assert_reloads, logits_of, random_model
-from conftest import tiny_config
+from tiny import tiny_config
 from transformers import LlamaForCausalLM
 
 from greenprune import PruneConfig, collect, prune

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from architectures import with_own_kv_heads
+from paths import REFERENCE_FILES
 
 from greenprune import PruneConfig, collect, load_model, perplexity, prune
 from greenprune.collect import Statistics
@@ -22,9 +22,8 @@ from greenprune.prune.llm_pruner import channel_scores, head_scores, part_widths
 from greenprune.prune.widths import best_kept
 
 pytestmark = pytest.mark.real
-FOLDER = Path(__file__).parent / "reference"
-RUNS = json.loads((FOLDER / "llm_pruner.json").read_text())
-ARRAYS = np.load(FOLDER / "llm_pruner.npz")
+RUNS = json.loads((REFERENCE_FILES / "llm_pruner.json").read_text())
+ARRAYS = np.load(REFERENCE_FILES / "llm_pruner.npz")
 LAYERS, HEADS, HEAD_DIM, CHANNELS = range(4, 27), 9, 64, 1536
 FIELDS = {
     "B_taylor_param_first_sum_0.25": {},

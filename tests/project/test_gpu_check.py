@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "gpu_check"
+SCRIPT = ROOT / "scripts" / "gpu_check"
 
 
 @pytest.mark.slow

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from architectures import TOKENS, random_model
+from paths import REFERENCE_FILES
 
 from greenprune.collect import collect
 from greenprune.collect.zero3 import collect_sharded
@@ -20,7 +20,7 @@ from greenprune.prune.depth import angular_block
 pytestmark = pytest.mark.real
 
 
-REFERENCE = json.loads((Path(__file__).parent / "reference" / "depth.json").read_text())
+REFERENCE = json.loads((REFERENCE_FILES / "depth.json").read_text())
 
 
 def assert_halves(statistics, model):

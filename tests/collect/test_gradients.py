@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 from architectures import ARCHITECTURES, TOKENS, random_model
-from conftest import tiny_config
+from tiny import tiny_config
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaForCausalLM

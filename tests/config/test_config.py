@@ -6,10 +6,10 @@ import copy
 import json
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import yaml
+from paths import ROOT
 
 from greenprune.config import (
     BenchmarkConfig,
@@ -28,7 +28,7 @@ from greenprune.config import (
 )
 from greenprune.errors import ConfigError, GreenpruneError
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+EXPERIMENTS = ROOT / "experiments"
 BASE = {
     "name": "base",
     "model": {"id": "pypi:smollm2-135m"},

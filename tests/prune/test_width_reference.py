@@ -6,20 +6,19 @@ The originals know no grouped-query attention: their model, and the one here, ha
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from architectures import with_own_kv_heads
+from paths import REFERENCE_FILES
 
 from greenprune import PruneConfig, collect, load_model, perplexity, prune
 from greenprune.models import remove_layers
 
 pytestmark = pytest.mark.real
-FOLDER = Path(__file__).parent / "reference"
-RUNS = json.loads((FOLDER / "flap.json").read_text())["runs"]
-MASKS = np.load(FOLDER / "flap.npz")
+RUNS = json.loads((REFERENCE_FILES / "flap.json").read_text())["runs"]
+MASKS = np.load(REFERENCE_FILES / "flap.npz")
 LAYERS, HEADS, CHANNELS = 30, 9, 1536
 
 

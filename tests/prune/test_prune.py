@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 from architectures import TOKENS, logits_of, random_model
-from conftest import tiny_config
+from tiny import tiny_config
 from transformers import LlamaForCausalLM
 
 from greenprune import PruneConfig, collect, perplexity, prune

@@ -8,9 +8,9 @@ import random
 import pytest
 import torch
 from architectures import ARCHITECTURES, random_model
-from conftest import WORDS
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from tiny import WORDS
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
 from greenprune import PruneConfig, prune

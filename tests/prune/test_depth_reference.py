@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import REFERENCE_FILES
 
 from greenprune import PruneConfig, collect, load_model, perplexity, prune
 from greenprune.prune.depth import angular_block, least_influential
 
 pytestmark = pytest.mark.real
-REFERENCE = json.loads((Path(__file__).parent / "reference" / "depth.json").read_text())
+REFERENCE = json.loads((REFERENCE_FILES / "depth.json").read_text())
 
 
 @pytest.fixture(scope="module")
