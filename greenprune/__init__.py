@@ -11,7 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "load_experiment": "greenprune.config",
+    "load_experiment": "greenprune.experiment",
     "PruneConfig": "greenprune.config",
     "TrialConfig": "greenprune.config",
     "load_model": "greenprune.models",

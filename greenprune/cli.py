@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from greenprune.columns import DEFAULT_OBJECTIVES
 from greenprune.errors import GreenpruneError
 from greenprune.logs import logging_to
 
@@ -27,6 +28,7 @@ console = Console(width=None if sys.stdout.isatty() else 180)  # a log file has 
 DEMO = Path(__file__).parent.parent / "experiments" / "demo.yaml"  # of a checkout
 ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value …", show_default=False)]
+TRIAL = "a trial's id, the beginning of it, its number, or dense"
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, e.g. runs/demo", show_default=False)]
 
 
@@ -42,7 +44,7 @@ def main() -> None:
 @app.command()
 def demo(storage: Annotated[str, typer.Option(help="where runs go")] = "runs") -> None:
     """The whole thing on a small real model: sweep, front, report."""
-    from greenprune.config import load_experiment
+    from greenprune.experiment import load_experiment
 
     _sweep(load_experiment(DEMO, [f"sweep.storage={storage}"]), address=None, resume=False)
 
@@ -54,7 +56,7 @@ def trial(
     storage: Annotated[str | None, typer.Option(help="where artifacts go; default: the file's, else runs")] = None,
 ) -> None:
     """Run one trial in this process and print its metrics."""
-    from greenprune.config import load_experiment
+    from greenprune.experiment import load_experiment
     from greenprune.results import read_results, write_trials
     from greenprune.storage import Storage
     from greenprune.trial import run_trial, write_trial
@@ -81,7 +83,7 @@ def sweep(
     resume: Annotated[bool, typer.Option("--resume", help="go on with an interrupted run")] = False,
 ) -> None:
     """Run every trial of a sweep on Ray; failed trials become rows."""
-    from greenprune.config import load_experiment
+    from greenprune.experiment import load_experiment
 
     _sweep(load_experiment(experiment, overrides or []), address, resume)
 
@@ -142,8 +144,8 @@ def pareto(
     run: RunFolder,
     min_accuracy: Annotated[float | None, typer.Option(help="only trials of at least this accuracy")] = None,
     max_energy: Annotated[float | None, typer.Option(help="only trials of at most this energy_j_per_token")] = None,
-    objectives: Annotated[str, typer.Option(help="name:max or name:min, joined by commas")] = (
-        "accuracy:max,energy_j_per_token:min"
+    objectives: Annotated[str, typer.Option(help="name:max or name:min, joined by commas")] = ",".join(
+        f"{name}:{direction}" for name, direction in DEFAULT_OBJECTIVES.items()
     ),
     mixed: Annotated[
         bool, typer.Option("--mixed", help="several kinds or machines: compare by the ratio to the dense model")
@@ -164,7 +166,7 @@ def pareto(
 @app.command()
 def compare(
     run: RunFolder,
-    trial_a: Annotated[str, typer.Argument(metavar="A", help="a trial's id or number, or dense")],
+    trial_a: Annotated[str, typer.Argument(metavar="A", help=TRIAL)],
     trial_b: Annotated[str, typer.Argument(metavar="B", help="the trial to compare it with")],
     task: Annotated[list[str] | None, typer.Option(help="only this task; may be repeated")] = None,
 ) -> None:
@@ -192,12 +194,23 @@ def report(run: RunFolder) -> None:
 
 
 @app.command()
-def export(run: RunFolder, trial_id: Annotated[str, typer.Argument(metavar="TRIAL")], out: Path) -> None:
+def export(run: RunFolder, trial: Annotated[str, typer.Argument(metavar="TRIAL", help=TRIAL)], out: Path) -> None:
     """Copy a trial's checkpoint, tokenizer and model card to OUT."""
     from greenprune.export import export as export_trial
 
-    export_trial(run, trial_id, out)
+    export_trial(run, trial, out)
     console.print(str(out), highlight=False)
+
+
+@app.command()
+def columns() -> None:
+    """List every column of the table of trials: unit, meaning, which way is better."""
+    from greenprune.columns import COLUMNS
+
+    table = Table("column", "unit", Column("meaning", overflow="fold"), "better", title="greenprune columns")
+    for name, entry in COLUMNS.items():
+        table.add_row(escape(name), entry.unit, escape(entry.meaning), entry.better or "")
+    console.print(table)
 
 
 @app.command()
@@ -214,7 +227,7 @@ def methods() -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON schema of an experiment file, for editors."""
-    from greenprune.config import json_schema
+    from greenprune.experiment import json_schema
 
     print(json.dumps(json_schema(), indent=1))
 
@@ -231,7 +244,8 @@ def doctor() -> None:
 
 
 def _front_table(table: Any, objectives: dict[str, Any], mixed: bool = False) -> Table:
-    from greenprune.pareto import compared_objectives, pareto_front
+    from greenprune.comparability import compared_objectives
+    from greenprune.pareto import pareto_front
 
     front = pareto_front(table, objectives, mixed)
     objectives = compared_objectives(table, objectives, mixed)
@@ -240,26 +254,17 @@ def _front_table(table: Any, objectives: dict[str, Any], mixed: bool = False) ->
     return _table(front, title + (f"; energies are {kinds}" if kinds else ""))
 
 
-HEADINGS = {
-    "trial_number": "#",
-    "trial_id": "trial",
-    "energy_j_per_token": "J/token",
-    "energy_ratio": "of dense",
-    "energy_kind": "energy",
-    "parameters": "parameters",
-}
-
-
 def _table(rows: Any, title: str) -> Table:
     """The trials with what most readers look for; --csv and --json give every column."""
-    from greenprune.report import label
+    from greenprune.columns import heading, those_of
+    from greenprune.labels import label
 
-    scores = [name for name in rows.columns if name.endswith("_acc") or "_ppl@" in name]
+    scores = [*those_of("<task>_acc", rows.columns), *those_of("<text>_ppl@<length>", rows.columns)]
     wanted = ["status", "parameters", "accuracy", *scores, "energy_j_per_token", "energy_ratio", "energy_kind", "error"]
     shown = [name for name in wanted if name in rows.columns and rows[name].notna().any()]
     if "status" in shown and set(rows["status"]) == {"ok"}:
         shown.remove("status")
-    table = Table("#", "trial", "what", *(HEADINGS.get(name, name) for name in shown), title=title)
+    table = Table("#", "trial", "what", *map(heading, shown), title=title)
     for _, row in rows.iterrows():
         cells = (_cell(row[name]) for name in shown)
         table.add_row(_cell(row["trial_number"]), row["trial_id"], label(row), *cells)

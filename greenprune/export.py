@@ -14,10 +14,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from greenprune.config import ModelConfig
-from greenprune.errors import ConfigError, nearest
-from greenprune.report.labels import label
-from greenprune.results import TrialResult, describe, locate_run, read_results
+from greenprune.assets import materialize
+from greenprune.columns import column
+from greenprune.config import STAGES, ModelConfig
+from greenprune.errors import ConfigError
+from greenprune.labels import label
+from greenprune.results import TrialResult, find_trial, locate_run, read_results
+from greenprune.stages import checkpoint_in
 from greenprune.store import Artifact, Store
 
 MODEL_FILES = (
@@ -41,18 +44,18 @@ PRUNED_CODE = "modeling_pruned.py"  # beside layers that differ in width
 BIN_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # only where there are no safetensors
 
 
-def export(run: str | Path, trial_id: str, out: str | Path) -> Path:
+def export(run: str | Path, trial: str | int, out: str | Path) -> Path:
     """Copy a finished trial's checkpoint to the new folder `out`, with a README.md, and give that folder.
 
-    `trial_id` may be shortened as long as one trial fits. Raises ConfigError for an unknown or ambiguous
-    trial, a failed one, an `out` that holds something, or a checkpoint that is gone from the store.
+    trial: as `find_trial` takes it. Raises ConfigError for an unknown, ambiguous or failed trial, an `out` that holds
+    something, and a checkpoint that is gone from the store.
     """
     out = Path(out).expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"the export's folder must be new or empty, got {out}; choose another or empty it")
     storage, name = locate_run(run)
     storage.pull(f"{name}/trials")
-    result = find_trial(read_results(storage.local / name), trial_id)
+    result = find_trial(read_results(storage.local / name), trial)
     if result.status != "ok":
         raise ConfigError(
             f"an exported trial must have finished, got {result.trial_id}, which failed: {result.error}; "
@@ -73,30 +76,12 @@ def export(run: str | Path, trial_id: str, out: str | Path) -> Path:
     return out
 
 
-def find_trial(results: Sequence[TrialResult], trial_id: str) -> TrialResult:
-    """The trial with this id, or the only one whose id begins so. Raises ConfigError otherwise."""
-    ids = [result.trial_id for result in results]
-    fitting = [r for r in results if r.trial_id == trial_id] or [
-        r for r in results if trial_id and r.trial_id.startswith(trial_id)
-    ]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        among = ", ".join(sorted(r.trial_id for r in fitting))
-        raise ConfigError(f"a trial must be named unambiguously, got {trial_id!r}, which fits {among}; add letters")
-    if not ids:
-        raise ConfigError(f"a trial must be in its run, got {trial_id!r} and a run without trials; check the run")
-    raise ConfigError(f"a trial must be in its run, got {trial_id!r}; {nearest(trial_id, ids)}")
-
-
 def _checkpoint(store: Store, result: TrialResult, run: str) -> Path:
-    """The folder of the trial's final checkpoint: what its last healing or pruning stage wrote."""
-    stages = [stage for stage in result.stages if stage["stage"] in ("prune", "heal")]
-    if not stages:
-        from greenprune.assets import materialize
-
+    """The folder of the trial's final checkpoint: what the last stage wrote that makes a model."""
+    made = [stage for stage in result.stages if STAGES[stage["stage"]].role == "model"]
+    if not made:
         return materialize(ModelConfig(**result.config["model"]))
-    folder = store.path(Artifact(stages[-1]["stage"], stages[-1]["key"])) / "checkpoint"
+    folder = checkpoint_in(store, Artifact(made[-1]["stage"], made[-1]["key"]))
     if not folder.is_dir():
         raise ConfigError(
             f"the checkpoint of {result.trial_id} must be in the store, got no folder {folder}; "
@@ -209,7 +194,8 @@ def _text(result: TrialResult, base: str, own_code: bool) -> str:
     for metric, value in result.metrics.items():
         if value is not None and metric not in ("energy_kind", "energy_source"):
             shown = value if isinstance(value, str | int) else f"{value:.5g}"
-            lines.append(f"| {metric} | {shown} | {describe(metric)[0]} |")
+            known = column(metric)
+            lines.append(f"| {metric} | {shown} | {known.unit if known else ''} |")
     return "\n".join(lines) + "\n"
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from greenprune.errors import ConfigError, nearest
-from greenprune.results import TrialResult, locate_run, read_results
+from greenprune.results import TrialResult, find_trial, locate_run, read_results
 from greenprune.storage import Storage
 from greenprune.store import Artifact, Store
 
@@ -66,7 +66,7 @@ class Comparison:
 
 
 def compare(run: str | Path, trial_a: str | int, trial_b: str | int, tasks: Sequence[str] | None = None) -> Comparison:
-    """Test the answers of two of a run's trials, given by id, number or "dense", on `tasks` (None: all they share).
+    """Test the answers of two of a run's trials (see `find_trial`) on `tasks` (None: all they share).
 
     Several tasks' verdicts allow for their number (Holm 1979); the pooled one stands alone. Raises ConfigError
     for trials without answers, and where the two didn't answer the same documents.
@@ -74,7 +74,11 @@ def compare(run: str | Path, trial_a: str | int, trial_b: str | int, tasks: Sequ
     storage, name = locate_run(run)
     storage.pull(f"{name}/trials")
     results = read_results(storage.local / name)
-    return compare_results(storage, _find(results, trial_a, run), _find(results, trial_b, run), tasks)
+    first, second = find_trial(results, trial_a), find_trial(results, trial_b)
+    for result in (first, second):
+        if result.status != "ok":
+            raise ConfigError(f"a compared trial must have finished, got {result.trial_id}, failed: {result.error}")
+    return compare_results(storage, first, second, tasks)
 
 
 def compare_results(
@@ -99,27 +103,6 @@ def compare_results(
 
 
 # ------------------------------------------------------------------------------------------- the answers
-
-
-def _find(results: Sequence[TrialResult], wanted: str | int, run: str | Path) -> TrialResult:
-    finished = {result.trial_id: result for result in results if result.status == "ok"}
-    if wanted in finished:
-        return finished[str(wanted)]
-    if wanted == "dense" and (dense := next(filter(is_dense, finished.values()), None)):
-        return dense
-    numbered = [result for result in finished.values() if str(result.number) == str(wanted)]
-    if len(numbered) == 1:
-        return numbered[0]
-    raise ConfigError(
-        f"a trial must be the id or the only number of one of {run} that finished, or dense, got {str(wanted)!r}; "
-        f"{nearest(str(wanted), finished)}"
-    )
-
-
-def is_dense(result: TrialResult) -> bool:
-    """Whether the trial neither pruned nor healed."""
-    methods = [result.config.get(section, {}).get("method", "none") for section in ("prune", "heal")]
-    return methods == ["none", "none"]
 
 
 def read_answers(storage: Storage, result: TrialResult) -> dict[str, list[dict[str, Any]]]:

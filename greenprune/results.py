@@ -3,18 +3,15 @@
 `trials/<trial_id>/result.json` is the truth, written when a trial ends. `trials.parquet` and `trials.csv` are
 the same results as one table. A metric that wasn't measured is missing (None, NaN), never 0; 0.0 is a
 measured zero. Columns differ between trials (each pruning method has its own fields) and may mix types, so a
-column's type is settled here, once, over all trials.
-
-`greenprune.results.columns_markdown()` gives the README's table of columns.
+column's type is decided here, once, over all trials. What a column means is declared in columns.py.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from numbers import Integral, Real
@@ -24,7 +21,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import yaml
 
-from greenprune.config import flat
+from greenprune.columns import column
+from greenprune.config import STAGES, TrialConfig, flat
 from greenprune.energy.costs import SearchCost, search_cost
 from greenprune.errors import ConfigError, nearest
 from greenprune.storage import Storage, write_atomically
@@ -34,115 +32,15 @@ if TYPE_CHECKING:
 
 HEAD = ("trial_number", "trial_id", "status", "error")
 TAIL = ("seconds", "started")
-SECTIONS = ("model", "calibration", "prune", "heal", "benchmark")
-TEXT = ("trial_id", "status", "error", "started")
-
-# name: (unit, meaning). `<task>`, `<text>`, `<length>` and `<key>` stand for any name.
-COLUMNS: dict[str, tuple[str, str]] = {
-    "trial_number": ("", "order in the sweep; the dense model is 0"),
-    "trial_id": ("", "method and hash of the configuration: the same wherever that configuration runs"),
-    "status": ("", "`ok` or `failed`"),
-    "error": ("", "why a failed trial failed"),
-    "<section>.<key>": ("", "the trial's configuration, e.g. `prune.block_size`; lists as JSON"),
-    "parameters": ("count", "parameters of the trial's model; tied ones once"),
-    "parameters_dense": ("count", "parameters of the dense model"),
-    "parameters_removed_ratio": ("0–1", "share of the dense model's parameters that is gone"),
-    "layers": ("count", "decoder layers left"),
-    "layers_removed": ("JSON list", "decoder layers removed, numbered as in the dense model"),
-    "ratio_reached": ("0–1", "share of the touchable layers' parameters that pruning removed; of a mask, set to zero"),
-    "sparsity": ("0–1", "zeros in the layers' matrices; kernels are dense, so a zero costs what any weight costs"),
-    "checkpoint_needs": (
-        "",
-        "`transformers`, or `trust_remote_code` for layers of different widths: code of ours ships with it",
-    ),
-    "checkpoint_bytes": ("bytes", "size of the checkpoint's weight files"),
-    "accuracy": ("0–1", "mean over tasks of each task's primary metric"),
-    "<task>_acc": ("0–1", "the task's primary metric (acc_norm, acc or exact match; ROUGE-L for xsum)"),
-    "<task>_stderr": ("0–1", "standard error of `<task>_acc`"),
-    "<task>_floor": ("0–1", "score without knowledge: the better of chance and the majority answer"),
-    "<task>_unparsed": ("0–1", "share of generated answers that can't be parsed; they count as wrong"),
-    "<task>_rouge<n>": ("0–1", "mean F1 of ROUGE-1, -2 and -L against the reference summaries"),
-    "<task>_seconds": ("s", "time the task took"),
-    "<task>_wh": ("Wh", "energy the task took"),
-    "<text>_ppl@<length>": (
-        "perplexity",
-        "exp of the mean loss per token on a text, in segments of `<length>` tokens",
-    ),
-    "prefill_latency_s": ("s", "one prefill of the workload's batch"),
-    "decode_latency_s": ("s", "one decode step of the workload's batch"),
-    "prefill_tokens_per_s": ("tokens/s", "prompt tokens of the batch a second"),
-    "decode_tokens_per_s": ("tokens/s", "new tokens of the batch a second"),
-    "peak_memory_bytes": ("bytes", "peak memory during the workload"),
-    "energy_j_per_token": ("J/token", "workload energy / (prompt + decoded tokens), gross"),
-    "energy_j_per_prefill_token": ("J/token", "prefill energy / prompt tokens, gross"),
-    "energy_j_per_decode_token": ("J/token", "decode energy / decoded tokens, gross"),
-    "energy_wh_per_1k_requests": ("Wh", "energy of 1,000 requests of the workload"),
-    "energy_ratio": ("ratio", "energy per token / the dense model's on the same machine"),
-    "energy_ratio_prefill": ("ratio", "the same of prefill alone"),
-    "energy_ratio_decode": ("ratio", "the same of decode alone"),
-    "energy_j_per_token_net": ("J/token", "energy per token less what the machine takes idle, model loaded"),
-    "energy_delay_product_js": ("J·s", "energy of a request × time of a request"),
-    "energy_wh_tasks": ("Wh", "energy of all tasks together"),
-    "tasks_energy_kind": ("", "`energy_kind` of the tasks' energies"),
-    "average_power_w": ("W", "mean power during the workload"),
-    "idle_power_w": ("W", "mean power at rest, model loaded"),
-    "energy_kind": (
-        "",
-        "`measured` (sensors), `estimated` (a model of the hardware) or `contaminated` (others worked meanwhile)",
-    ),
-    "energy_source": ("", "which counter, or which model with its parameters"),
-    "energy_scope": ("", "what the joules are of: `device`, `package`, `dram`, `process`"),
-    "energy_sharing": ("", "what was kept free of other stages: `exclusive: node`, `exclusive: device`, or `shared`"),
-    "energy_note": ("", "why it isn't measured, what contaminated it, which sensors disagree"),
-    "energy_window_s": ("s", "shortest energy window"),
-    "energy_repeats": ("count", "energy windows of each phase"),
-    "energy_windows_discarded": ("count", "windows in which others worked, measured again"),
-    "energy_ci95_ratio": ("ratio", "half-width of the 95 % interval / mean, over the windows"),
-    "co2e_g_per_1k_requests": ("g CO2e", "emissions of 1,000 requests in the configured country"),
-    "gpu_sm_clock_mhz": ("MHz", "mean clock during the windows"),
-    "gpu_power_cap_w": ("W", "enforced power limit"),
-    "gpu_temperature_c": ("°C", "highest temperature during the windows"),
-    "gpu_throttling": ("", "why the GPU ran slower than it could, `none` if it didn't"),
-    "machine": ("", "identity of the hardware; energies of different machines aren't compared"),
-    "hostname": ("", "name of the node that ran the energy stage"),
-    "heal_train_loss": ("nats/token", "mean training loss of healing"),
-    "heal_loss_start": ("nats/token", "validation loss before healing"),
-    "heal_loss_end": ("nats/token", "validation loss after healing"),
-    "collect_energy_wh": ("Wh", "energy of the calibration pass, which other trials may share"),
-    "prune_energy_wh": ("Wh", "energy of pruning"),
-    "heal_energy_wh": ("Wh", "energy of healing"),
-    "break_even_requests": (
-        "count",
-        "requests after which collecting, pruning and healing are paid back; empty if they never are",
-    ),
-    "seconds": ("s", "wall time of the trial"),
-    "started": ("ISO 8601 UTC", "when the trial began"),
-}
-
-
-def describe(column: str) -> tuple[str, str]:
-    """Unit and meaning of a column, by name or pattern; two empty strings for an unknown one."""
-    if column in COLUMNS:
-        return COLUMNS[column]
-    for pattern, meaning in COLUMNS.items():
-        expression = re.sub(r"<\w+>", "(.+)", re.escape(pattern))
-        if "<" in pattern and re.fullmatch(expression, column):
-            return meaning
-    return "", ""
-
-
-def columns_markdown() -> str:
-    """The table of columns for the README."""
-    rows = [f"| `{name}` | {unit} | {meaning} |" for name, (unit, meaning) in COLUMNS.items()]
-    return "\n".join(["| column | unit | meaning |", "|---|---|---|", *rows]) + "\n"
-
+SECTIONS = tuple(TrialConfig.model_fields)
+CHANGING = tuple(stage.key for stage in STAGES.values() if stage.variants)  # the sections that make another model
 
 # ------------------------------------------------------------------------------------------------ one trial
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One trial: its configuration, and its metrics named as in `COLUMNS`, or why it failed."""
+    """One trial: its configuration, and its metrics named as in columns.py, or why it failed."""
 
     trial_id: str
     number: int
@@ -228,6 +126,39 @@ def read_result(run_dir: Path, trial_id: str) -> TrialResult | None:
     return _read(path) if path.exists() else None
 
 
+def is_dense(result: TrialResult) -> bool:
+    """Whether no stage turned the trial's model into another one."""
+    return all(result.config.get(key, {}).get("method", "none") == "none" for key in CHANGING)
+
+
+def find_trial(results: Sequence[TrialResult], wanted: str | int) -> TrialResult:
+    """The trial that a user names: by its id, by the beginning of one id, by its number, or as "dense".
+
+    Raises ConfigError for a name that fits none or several.
+    """
+    name = str(wanted)
+    rules: tuple[Callable[[TrialResult], bool], ...] = (
+        lambda result: result.trial_id == name,
+        lambda result: name == "dense" and is_dense(result),
+        lambda result: str(result.number) == name,
+        lambda result: bool(name) and result.trial_id.startswith(name),
+    )
+    fitting = next(filter(None, ([result for result in results if fits(result)] for fits in rules)), [])
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        among = ", ".join(sorted(result.trial_id for result in fitting))
+        raise ConfigError(
+            f"a trial must be named unambiguously, got {name!r}, which fits {among}; give one of these ids"
+        )
+    if not results:
+        raise ConfigError(f"a trial must be in its run, got {name!r} and a run without trials; check the run")
+    raise ConfigError(
+        "a trial must be named by its id, the beginning of it, its number, or as dense, got "
+        f"{name!r}; {nearest(name, [result.trial_id for result in results])}"
+    )
+
+
 def _read(path: Path) -> TrialResult:
     try:
         return TrialResult.from_json(path.read_text(encoding="utf-8"))
@@ -261,9 +192,10 @@ def _column(name: str, values: list[Any]) -> Series:
     """One type a column, so that parquet takes it: missing stays missing, a mixture becomes text."""
     import pandas as pd
 
+    declared = column(name)
     present = [value for value in values if value is not None]
     complete = len(present) == len(values)
-    if name in TEXT or not all(isinstance(value, Real) for value in present):
+    if (declared is not None and declared.text) or not all(isinstance(value, Real) for value in present):
         text = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
         return pd.Series(text, dtype="str")
     if present and all(isinstance(value, bool) for value in present):
@@ -290,7 +222,7 @@ def write_trials(run_dir: Path, results: Iterable[TrialResult]) -> DataFrame:
 
 
 def load_trials(run: str | Path) -> DataFrame:
-    """A run's table of trials, columns as in `COLUMNS`; from trials.parquet, else from the results.
+    """A run's table of trials, columns as in columns.py; from trials.parquet, else from the results.
 
     `run` is a folder or a URI (s3://bucket/runs/NAME). Raises ConfigError where there are no trials.
     """

@@ -34,7 +34,10 @@ NO_TURN = nullcontext()
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished stage's output: a folder in the store. energy_j: what making it took, None if not metered."""
+    """A finished stage's output: a folder in the store.
+
+    energy_j: what making it took, None if not metered; energy_kind, machine: how, and on which hardware.
+    """
 
     stage: str
     key: str
@@ -42,6 +45,7 @@ class Artifact:
     reused: bool = False
     energy_j: float | None = None
     energy_kind: str | None = None
+    machine: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -87,7 +91,7 @@ class Store:
             return None
         known = json.loads(manifest.read_text())
         self._record("reused", call)
-        return Artifact(call.stage, call.key, known["seconds"], True, known.get("energy_j"), known.get("energy_kind"))
+        return _artifact(call, known, reused=True)
 
     @contextmanager
     def single_flight(self, call: StageCall) -> Iterator[None]:
@@ -118,7 +122,7 @@ class Store:
         """The partial folder, complete with its manifest, becomes the artifact by one rename."""
         target = partial.with_suffix("")
         files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
-        manifest = {
+        manifest: dict[str, Any] = {
             **asdict(call),
             "key": call.key,
             "seconds": seconds,
@@ -134,9 +138,9 @@ class Store:
                 raise
             shutil.rmtree(partial)  # another machine finished the same artifact first: theirs stands
         self.storage.push(call.folder, last=MANIFEST)
-        joules, kind = facts.get("energy_j"), facts.get("energy_kind")
-        self._record("computed", call, seconds=round(seconds, 3), energy_j=joules, host=manifest["host"])
-        return Artifact(call.stage, call.key, seconds, energy_j=joules, energy_kind=kind)
+        energy_j, host = manifest.get("energy_j"), manifest["host"]
+        self._record("computed", call, seconds=round(seconds, 3), energy_j=energy_j, host=host)
+        return _artifact(call, manifest, reused=False)
 
     def get_or_compute(self, call: StageCall, function: Work, turn: AbstractContextManager[None] = NO_TURN) -> Artifact:
         with self.single_flight(call):
@@ -163,6 +167,11 @@ class Store:
         self._log_path.parent.mkdir(parents=True, exist_ok=True)
         with self._log_path.open("a") as handle:
             handle.write(json.dumps(line) + "\n")
+
+
+def _artifact(call: StageCall, manifest: Mapping[str, Any], reused: bool) -> Artifact:
+    metered = {name: manifest.get(name) for name in ("energy_j", "energy_kind", "machine")}
+    return Artifact(call.stage, call.key, manifest["seconds"], reused, **metered)
 
 
 def _complete(folder: Path) -> bool:

@@ -10,8 +10,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from greenprune.errors import ConfigError
-from greenprune.export import export, find_trial, model_card
-from greenprune.results import TrialResult, write_result
+from greenprune.export import export, model_card
+from greenprune.results import TrialResult, find_trial, write_result
 
 METRICS: dict[str, Any] = {
     "accuracy": 0.6, "piqa_acc": 0.6, "piqa_stderr": 0.02, "wikitext2_ppl@512": 30.5,
@@ -131,7 +131,7 @@ def test_the_dense_trial_exports_the_model_itself(runs: Path, tmp_path: Path, mo
     for name in ("config.json", "pytorch_model.bin", "tokenizer.model", "model.gguf", ".gitattributes"):
         (dense / name).write_text(name)
     asked = []
-    monkeypatch.setattr("greenprune.assets.materialize", lambda config: asked.append(config.id) or dense)
+    monkeypatch.setattr("greenprune.export.materialize", lambda config: asked.append(config.id) or dense)
     unpruned = {"prune": {"method": "none"}, "heal": {"method": "none"}}
     write_result(runs / "demo", result("none-0", "accuracy", "energy", **unpruned))
     out = export(runs / "demo", "none-0", tmp_path / "out")

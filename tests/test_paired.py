@@ -158,7 +158,7 @@ def test_documents_are_matched_whatever_their_order(run):
         ("bi-4", None, r"a task in common, got boolq and piqa, xsum"),
         ("bi-5", None, r"needs the answers of trial bi-5, got none in .*key5.*; run it again"),
         ("bi-1", ["pica"], r"both trials answered, got 'pica'; did you mean 'piqa'"),
-        ("bi-9", None, r"that finished, or dense, got 'bi-9'; did you mean"),
+        ("bi-9", None, r"its number, or as dense, got 'bi-9'; did you mean"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(run, trial, tasks, message):

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from greenprune.columns import Direction
+from greenprune.comparability import compared_objectives
 from greenprune.errors import ConfigError
 from greenprune.pareto import (
-    Direction,
-    compared_objectives,
     constrained_best,
     dense_row,
     hypervolume,

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from greenprune import results
-from greenprune.config import TrialConfig, load_experiment
+from greenprune.config import TrialConfig
 from greenprune.errors import ConfigError
+from greenprune.experiment import load_experiment
 from greenprune.results import TrialResult, load_trials, read_results, to_frame, write_result, write_trials
 
 
@@ -122,7 +123,7 @@ def test_a_sweep_without_results_has_an_empty_table(tmp_path: Path):
 
 
 def test_config_of_a_row_is_an_experiment_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("greenprune.config.experiment._check_shape", lambda trial: None)  # it would look the model up
+    monkeypatch.setattr("greenprune.experiment._check_shape", lambda trial: None)  # it would look the model up
     for result in (DENSE, BLOCK, FAILED):
         loaded = load_experiment(write_result(tmp_path, result) / "config.yaml")
         assert loaded.trial().model_dump(mode="json") == result.config
@@ -147,14 +148,3 @@ def test_a_file_uri_is_a_run(tmp_path: Path):
     assert len(load_trials(f"file://{tmp_path}/demo/")) == 1
     with pytest.raises(ConfigError, match="end in the run's name"):
         load_trials("s3://bucket")
-
-
-def test_columns_are_documented():
-    assert results.describe("energy_j_per_token")[0] == "J/token"
-    assert results.describe("piqa_acc")[0] == "0–1"
-    assert results.describe("wikitext2_ppl@2048")[0] == "perplexity"
-    assert results.describe("nothing") == ("", "")
-    lines = results.columns_markdown().splitlines()
-    assert lines[0] == "| column | unit | meaning |"
-    assert len(lines) == 2 + len(results.COLUMNS)
-    assert all(line.count("|") == 4 for line in lines)

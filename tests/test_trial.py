@@ -12,12 +12,14 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from greenprune.config import parse_experiment
+from greenprune.columns import column
 from greenprune.errors import AssetError, GreenpruneError
-from greenprune.results import describe, read_results
+from greenprune.experiment import parse_experiment
+from greenprune.metrics import _of_tasks
+from greenprune.results import read_results
 from greenprune.storage import Storage
 from greenprune.store import Store
-from greenprune.trial import _task_metrics, run_trial, write_trial
+from greenprune.trial import run_trial, write_trial
 
 
 @pytest.fixture
@@ -56,10 +58,10 @@ def test_metrics_of_generated_answers():
     scored = {"value": 0.2, "stderr": 0.01, "floor": None, "unparsed": 0.5, "seconds": 3.0, "joules": 7200.0}
     scored["metrics"] = {"rouge1": 0.3, "rouge1_stderr": 0.02, "rougeL": 0.2}
     scores = {"accuracy": 0.2, "perplexity": {}, "tasks": {"xsum": scored}, "energy_wh_tasks": 2.0}
-    found = _task_metrics(scores, with_energy=True)
+    found = _of_tasks(scores, with_energy=True)
     assert (found["xsum_acc"], found["xsum_unparsed"], found["xsum_wh"]) == (0.2, 0.5, 2.0)
     assert (found["xsum_rouge1"], found["xsum_rougeL"]) == (0.3, 0.2)
-    assert all(describe(name) != ("", "") for name in found)
+    assert all(column(name) for name in found)
     assert "xsum_rouge1_stderr" not in found
 
 
@@ -171,7 +173,7 @@ def test_healed_checkpoint_is_an_ordinary_one(trial, tmp_path):
 def test_runs_without_ray(tiny_experiment_file, tmp_path):
     code = (
         "import sys; sys.modules['ray'] = None\n"
-        "from greenprune.config import load_experiment\nfrom greenprune.trial import run_trial\n"
+        "from greenprune.experiment import load_experiment\nfrom greenprune.trial import run_trial\n"
         f"print(run_trial(load_experiment({str(tiny_experiment_file)!r}).trial(), {str(tmp_path / 'runs')!r}).status)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -7,20 +7,40 @@ sampled point of a sweep: both are the same dotted paths).
 A section whose variants are told apart by `method` keeps, when an override changes the method, only those
 fields of the file that the new method has; so a sweep may vary the method of a fully written base trial.
 
-trial.py, methods.py and sweep.py hold the sections, overrides.py the dotted keys, refusals.py the wording of errors,
-experiment.py the file.
+model.py, pruning.py, heal.py, benchmark.py and sweep.py hold the sections; methods.py, heal.py and stages.py the
+tables; trial.py one trial as a whole; overrides.py the dotted keys; refusals.py the wording of errors.
 """
 
-from greenprune.config.experiment import (
-    Experiment,
-    json_schema,
-    load_experiment,
-    parse_experiment,
-    read_yaml,
+from greenprune.config.benchmark import (
+    TEXT_SUFFIXES,
+    BenchmarkConfig,
+    EnergyConfig,
+    perplexity_name,
+    split_text,
+)
+from greenprune.config.heal import (
+    HEAL_VARIANTS,
+    HEALERS,
+    HealConfig,
+    Healer,
+    LoraHealing,
+    NoHealing,
 )
 from greenprune.config.methods import (
     METHODS,
     PRUNE_VARIANTS,
+    SequencePruning,
+)
+from greenprune.config.model import (
+    CalibrationConfig,
+    ModelConfig,
+)
+from greenprune.config.overrides import (
+    apply_overrides,
+    flat,
+    known_keys,
+)
+from greenprune.config.pruning import (
     DepthPruning,
     FlapPruning,
     LlmPrunerPruning,
@@ -30,16 +50,14 @@ from greenprune.config.methods import (
     NoPruning,
     PruneConfig,
     RatioPruning,
-    SequencePruning,
     Shape,
     SkippingPruning,
     WandaSpPruning,
     WidthPruning,
 )
-from greenprune.config.overrides import (
-    apply_overrides,
-    flat,
-    known_keys,
+from greenprune.config.stages import (
+    STAGES,
+    Stage,
 )
 from greenprune.config.sweep import (
     Dimension,
@@ -48,35 +66,27 @@ from greenprune.config.sweep import (
     SweepConfig,
     holds,
     in_order,
-    measured_metrics,
     points,
 )
 from greenprune.config.trial import (
-    TEXT_SUFFIXES,
-    BenchmarkConfig,
-    CalibrationConfig,
-    EnergyConfig,
-    HealConfig,
-    LoraHealing,
-    ModelConfig,
-    NoHealing,
     TrialConfig,
-    perplexity_name,
-    split_text,
 )
 
 __all__ = [
+    "HEALERS",
+    "HEAL_VARIANTS",
     "METHODS",
     "PRUNE_VARIANTS",
+    "STAGES",
     "TEXT_SUFFIXES",
     "BenchmarkConfig",
     "CalibrationConfig",
     "DepthPruning",
     "Dimension",
     "EnergyConfig",
-    "Experiment",
     "FlapPruning",
     "HealConfig",
+    "Healer",
     "LlmPrunerPruning",
     "LoraHealing",
     "MaskPruning",
@@ -91,6 +101,7 @@ __all__ = [
     "SequencePruning",
     "Shape",
     "SkippingPruning",
+    "Stage",
     "StageResources",
     "SweepConfig",
     "TrialConfig",
@@ -100,13 +111,8 @@ __all__ = [
     "flat",
     "holds",
     "in_order",
-    "json_schema",
     "known_keys",
-    "load_experiment",
-    "measured_metrics",
-    "parse_experiment",
     "perplexity_name",
     "points",
-    "read_yaml",
     "split_text",
 ]

@@ -9,12 +9,14 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from greenprune.config.methods import PRUNE_VARIANTS
 from greenprune.config.section import Section
-from greenprune.config.trial import HEAL_VARIANTS, TrialConfig
+from greenprune.config.stages import STAGES
+from greenprune.config.trial import TrialConfig
 from greenprune.errors import ConfigError
 
-VARIANTS: dict[str, Mapping[str, type[Section]]] = {"prune": PRUNE_VARIANTS, "heal": HEAL_VARIANTS}
+VARIANTS: dict[str, Mapping[str, type[Section]]] = {
+    stage.key: stage.variants for stage in STAGES.values() if stage.variants
+}
 SPACE = "sweep.space."
 
 

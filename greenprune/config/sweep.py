@@ -6,44 +6,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
+from greenprune.columns import DEFAULT_OBJECTIVES, Direction
 from greenprune.config.section import Int, Section
-from greenprune.config.trial import BenchmarkConfig, perplexity_name
+from greenprune.config.stages import STAGES
 from greenprune.errors import ConfigError
-
-MAXIMISED = {"accuracy", "prefill_tokens_per_s", "decode_tokens_per_s"}
-WORKLOAD_METRICS = {
-    "prefill_latency_s",
-    "decode_latency_s",
-    "prefill_tokens_per_s",
-    "decode_tokens_per_s",
-    "peak_memory_bytes",
-    "energy_j_per_token",
-    "energy_j_per_prefill_token",
-    "energy_j_per_decode_token",
-    "energy_wh_per_1k_requests",
-    "energy_j_per_token_net",
-    "energy_delay_product_js",
-    "energy_ratio",
-    "energy_ratio_prefill",
-    "energy_ratio_decode",
-    "average_power_w",
-}
-MODEL_METRICS = {"parameters", "checkpoint_bytes"}
-
-
-def measured_metrics(benchmark: BenchmarkConfig) -> set[str]:
-    """The names of the objectives that a trial with this benchmark gives a number for."""
-    names = set(MODEL_METRICS)
-    if benchmark.tasks:
-        names |= {"accuracy", "energy_wh_tasks"} | {f"{task}_acc" for task in benchmark.tasks}
-    names |= set(map(perplexity_name, benchmark.perplexity))
-    if benchmark.energy:
-        names |= WORKLOAD_METRICS
-        if benchmark.energy.country:
-            names.add("co2e_g_per_1k_requests")
-    return names
 
 
 class Dimension(Section):
@@ -108,12 +76,8 @@ class StageResources(Section):
         return self
 
 
-class ResourcesConfig(Section):
-    collect: StageResources = StageResources()
-    prune: StageResources = StageResources()
-    heal: StageResources = StageResources()
-    accuracy: StageResources = StageResources()
-    energy: StageResources = StageResources()
+OF_STAGES: dict[str, Any] = {stage: (StageResources, StageResources()) for stage in STAGES}
+ResourcesConfig = create_model("ResourcesConfig", __base__=Section, __module__=__name__, **OF_STAGES)
 
 
 class SweepConfig(Section):
@@ -121,7 +85,7 @@ class SweepConfig(Section):
     num_trials: Int | None = Field(None, ge=1, description="for every search but grid")
     seed: Int = 0
     space: dict[str, Dimension] = Field(min_length=1)
-    objectives: dict[str, Literal["max", "min"]] = Field({"accuracy": "max", "energy_j_per_token": "min"}, min_length=1)
+    objectives: dict[str, Direction] = Field(DEFAULT_OBJECTIVES, min_length=1)
     resources: ResourcesConfig = ResourcesConfig()
     max_concurrent: Int | None = Field(None, ge=1)
     stage_retries: Int = Field(1, ge=0, description="times a stage whose worker process died is run again")

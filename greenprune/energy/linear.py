@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from greenprune.config.trial import WATTS_BASE, WATTS_PER_CORE
+from greenprune.config.benchmark import WATTS_BASE, WATTS_PER_CORE
 from greenprune.energy.processes import own_cpu_s
 from greenprune.energy.reading import Part
 

@@ -14,14 +14,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from greenprune.config import flat, read_yaml, split_text
+from greenprune.columns import DEFAULT_OBJECTIVES, Direction
+from greenprune.comparability import finished
+from greenprune.config import flat, split_text
 from greenprune.errors import ConfigError
-from greenprune.paired import Difference, compare_results, is_dense
-from greenprune.pareto import DEFAULT_OBJECTIVES, Direction, finished, hypervolume, knee, pareto_front
-from greenprune.report.labels import label, labels
+from greenprune.experiment import read_yaml
+from greenprune.labels import labels
+from greenprune.paired import Difference, compare_results
+from greenprune.pareto import hypervolume, knee, pareto_front
 from greenprune.report.plots import front_figure, need, save_front, svg
 from greenprune.report.tables import trials_table
-from greenprune.results import load_trials, locate_run, read_results, run_cost
+from greenprune.results import is_dense, load_trials, locate_run, read_results, run_cost
 from greenprune.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 MOST_NOTES = 3
 MANY_UNPARSED = 0.05
 STAND_INS = ("wikitext2", "c4")  # texts that assets hold a small sample of under the hub's name
-__all__ = ["label", "labels", "save_front", "write_report"]
+__all__ = ["save_front", "write_report"]
 
 
 def write_report(run: str | Path, objectives: Mapping[str, Direction] | None = None) -> Path:

@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from greenprune.columns import DEFAULT_OBJECTIVES, Direction, column, phrase, those_of
+from greenprune.comparability import comparable, compared_objectives
 from greenprune.errors import GreenpruneError
-from greenprune.pareto import DEFAULT_OBJECTIVES, Direction, comparable, compared_objectives, pareto_front
-from greenprune.report.labels import labels
-from greenprune.results import describe, load_trials
+from greenprune.labels import labels
+from greenprune.pareto import pareto_front
+from greenprune.results import load_trials
 from greenprune.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -172,61 +174,45 @@ def _draw_floor(axes: Axes, rows: DataFrame, y: str) -> None:
 
 
 def floor_of(rows: DataFrame, metric: str) -> float | None:
-    """The score without knowledge that belongs to `accuracy` (mean over tasks) or `<task>_acc`, else None."""
-    if metric == "accuracy":
-        columns = [c[:-4] + "_floor" for c in rows.columns if c.endswith("_acc") and "." not in c]
-    else:
-        columns = [metric.removesuffix("_acc") + "_floor"]
-    if not columns or not set(columns) <= set(rows.columns) or rows[columns].isna().all().any():
+    """The score without knowledge that belongs to `accuracy` (mean over tasks) or to a task's score, else None."""
+    scores = those_of("<task>_acc", rows.columns) if metric == "accuracy" else [metric]
+    floors = [known.floor for name in scores if (known := column(name)) and known.floor]
+    if not floors or len(floors) < len(scores) or not set(floors) <= set(rows.columns):
         return None
-    return float(rows[columns].mean().mean())
+    return None if rows[floors].isna().all().any() else float(rows[floors].mean().mean())
 
 
 def _spread(rows: DataFrame, metric: str) -> Any:
     """Half-widths of the error bars: one standard error of a score, 95 % interval of an energy, else None."""
-    if metric.startswith("energy_") and "energy_ci95_ratio" in rows:
-        return _numbers(rows, metric) * _numbers(rows.fillna({"energy_ci95_ratio": 0.0}), "energy_ci95_ratio")
+    known = column(metric)
+    if known and known.ci95_ratio and known.ci95_ratio in rows:
+        return _numbers(rows, metric) * _numbers(rows.fillna({known.ci95_ratio: 0.0}), known.ci95_ratio)
     errors = stderr_of(rows, metric)
     return None if errors is None else errors.fillna(0.0).to_numpy()
 
 
 def stderr_of(rows: DataFrame, metric: str) -> Any:
-    """Series of standard errors of `accuracy` or `<task>_acc`; None where none were measured.
+    """Series of standard errors of `accuracy` or of a task's score; None where none were measured.
 
     The mean over n independent tasks has the standard error sqrt(sum of squares) / n.
     """
-    name = metric.removesuffix("_acc") + "_stderr"
-    if metric.endswith("_acc"):
-        return rows.get(name)
-    columns = [c for c in rows.columns if c.endswith("_stderr") and c[:-7] + "_acc" in rows.columns]
-    if metric != "accuracy" or not columns:
-        return None
-    return (rows[columns].astype("float64") ** 2).sum(axis=1, skipna=False) ** 0.5 / len(columns)
+    if metric != "accuracy":
+        known = column(metric)
+        return rows.get(known.stderr) if known and known.stderr else None
+    scores = [known for name in those_of("<task>_acc", rows.columns) if (known := column(name))]
+    errors = [known.stderr for known in scores if known.stderr in rows]
+    return (rows[errors].astype("float64") ** 2).sum(axis=1, skipna=False) ** 0.5 / len(errors) if errors else None
 
 
 def _axis_label(metric: str, rows: DataFrame, objectives: Mapping[str, Direction]) -> str:
-    unit = describe(metric)[0]
-    kinds = sorted(set(rows["energy_kind"].dropna())) if "energy_kind" in rows else []
-    notes = [unit] if unit else []
-    if metric.startswith(("energy_", "average_power", "co2e_")) or metric.endswith("_wh"):
+    known = column(metric)
+    notes = [known.unit] if known and known.unit else []
+    if known and known.kind in rows:
+        kinds = sorted(set(rows[known.kind].dropna()))
         notes += ["ESTIMATED" if kind == "estimated" else kind for kind in kinds]
     if metric in objectives:
         notes.append("higher is better" if objectives[metric] == "max" else "lower is better")
-    return f"{TITLES.get(metric, metric.replace('_', ' '))} ({'; '.join(notes)})" if notes else metric
-
-
-TITLES = {
-    "accuracy": "accuracy, mean over tasks",
-    "energy_j_per_token": "energy per token",
-    "energy_j_per_prefill_token": "energy per prefilled token",
-    "energy_j_per_decode_token": "energy per decoded token",
-    "energy_wh_per_1k_requests": "energy of 1,000 requests",
-    "energy_ratio": "energy relative to the dense model",
-    "decode_latency_s": "latency of one decode step",
-    "prefill_latency_s": "latency of one prefill",
-    "checkpoint_bytes": "checkpoint size",
-    "trial_number": "trial",
-}
+    return f"{phrase(metric)} ({'; '.join(notes)})" if notes else phrase(metric)
 
 
 def _thousands(axes: Axes, rows: DataFrame, x: str, y: str) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from greenprune.energy.costs import break_even_requests
+from greenprune.columns import column, heading, shown, those_of
+from greenprune.config import STAGES
 from greenprune.report.plots import floor_of, stderr_of
-from greenprune.results import describe, is_missing
+from greenprune.results import is_missing
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Index, Series
@@ -32,6 +33,11 @@ class Cell:
 class Table:
     head: list[Cell]
     rows: list[list[Cell]]
+
+
+def meaning(name: str) -> str:
+    known = column(name)
+    return known.meaning if known else ""
 
 
 def number(value: Any, pattern: str = "{:.4g}") -> str:
@@ -56,30 +62,26 @@ def trials_table(
     ]
     if on_front is not None:
         columns.append((Cell("front"), lambda row: Cell("●" if row.name in on_front else "", "mark")))
-    columns.append(_plain(trials, "parameters_removed_ratio", "removed", "{:.1%}"))
-    columns.append(_score(trials, "accuracy", "accuracy"))
+    columns += [_plain("parameters_removed_ratio"), _score(trials, "accuracy")]
     if against_dense:
         columns.append(
             (Cell("against dense", "text", AGAINST_DENSE), lambda row: _verdict(against_dense.get(row.name)))
         )
     if full:
-        tasks = [c for c in trials.columns if c.endswith("_acc") and "." not in c]
-        columns += [_score(trials, task, task.removesuffix("_acc")) for task in tasks]
-    columns += [_plain(trials, c, c.replace("_ppl@", " ppl@")) for c in trials.columns if "_ppl@" in c]
-    columns += [
-        _plain(trials, "energy_j_per_token", "J/token"),
-        _plain(trials, "energy_ratio", "÷ dense", "{:.3f}"),
-    ]
+        columns += [_score(trials, name) for name in those_of("<task>_acc", trials)]
+    columns += [_plain(name) for name in those_of("<text>_ppl@<length>", trials)]
+    columns += [_plain("energy_j_per_token"), _plain("energy_ratio")]
     if full:
-        columns += [
-            _plain(trials, "energy_j_per_prefill_token", "J/token prefill"),
-            _plain(trials, "energy_j_per_decode_token", "J/token decode"),
-            _plain(trials, "decode_tokens_per_s", "decode tokens/s"),
-            _plain(trials, "peak_memory_bytes", "peak MiB", "{:,.0f}", 2**20),
-        ]
+        columns += [_plain("energy_j_per_prefill_token"), _plain("energy_j_per_decode_token")]
+        columns += [_plain("decode_tokens_per_s"), _plain("peak_memory_bytes")]
     else:
-        columns += [_plain(trials, "energy_wh_per_1k_requests", "Wh/1k requests")]
-        columns += [(Cell("break-even", title=BREAK_EVEN), lambda row: Cell(break_even(row)))]
+        columns.append(_plain("energy_wh_per_1k_requests"))
+        columns.append(
+            (
+                Cell(heading("break_even_requests"), title=meaning("break_even_requests")),
+                lambda row: Cell(break_even(row)),
+            )
+        )
     if "energy_kind" in trials:
         columns.append((Cell("kind", "text"), lambda row: Cell(str(_or_missing(row["energy_kind"])), "text")))
     rows = [[make(row) for _, make in columns] for _, row in trials.iterrows()]
@@ -97,42 +99,30 @@ def _verdict(found: Difference | None) -> Cell:
     return Cell(text, "text", f"{found.difference:+.3f}{interval}, p = {found.p:.2g}, {found.documents} documents")
 
 
-BREAK_EVEN = "requests after which collecting, pruning and healing are paid back, against the dense model"
-
-
 def break_even(row: Series) -> str:
     """Requests until making the model has paid for itself; "never" for one that saves nothing."""
-    ratio, a_request = (
-        None if is_missing(row.get(name)) else float(row[name])
-        for name in ("energy_ratio", "energy_wh_per_1k_requests")
-    )
-    spent = [row.get(f"{stage}_energy_wh") for stage in ("collect", "prune", "heal")]
-    known = [float(energy) for energy in spent if not is_missing(energy)]
-    if not known or ratio is None or a_request is None:
-        return MISSING
-    if ratio >= 1:
-        return "never"
-    requests = row.get("break_even_requests", break_even_requests(sum(known), a_request, ratio))
-    return MISSING if is_missing(requests) else f"{float(requests):,.0f}"
+    requests, ratio = row.get("break_even_requests"), row.get("energy_ratio")
+    if not is_missing(requests):
+        return shown("break_even_requests", float(requests))
+    made = any(not is_missing(row.get(f"{name}_energy_wh")) for name in STAGES)
+    return "never" if made and not is_missing(ratio) and float(ratio) >= 1 else MISSING
 
 
-def _plain(
-    trials: DataFrame, column: str, title: str, pattern: str = "{:.4g}", unit: float = 1.0
-) -> tuple[Cell, Callable[[Series], Cell]]:
+def _plain(name: str) -> tuple[Cell, Callable[[Series], Cell]]:
     def make(row: Series) -> Cell:
-        value = row.get(column)
-        return Cell(MISSING if is_missing(value) else number(float(value) / unit, pattern))
+        value = row.get(name)
+        return Cell(MISSING if is_missing(value) else shown(name, float(value)))
 
-    return Cell(title, title=describe(column)[1]), make
+    return Cell(heading(name), title=meaning(name)), make
 
 
-def _score(trials: DataFrame, column: str, title: str) -> tuple[Cell, Callable[[Series], Cell]]:
+def _score(trials: DataFrame, name: str) -> tuple[Cell, Callable[[Series], Cell]]:
     """A score ± its standard error; marked where it is less than two of them above the floor."""
-    floor, errors = floor_of(trials, column), stderr_of(trials, column)
+    floor, errors = floor_of(trials, name), stderr_of(trials, name)
     known = "" if floor is None else f" (floor {floor:.2f})"
 
     def make(row: Series) -> Cell:
-        value, error = row.get(column), None if errors is None else errors[row.name]
+        value, error = row.get(name), None if errors is None else errors[row.name]
         if is_missing(value):
             return Cell(MISSING)
         spread = 0.0 if error is None or is_missing(error) else float(error)
@@ -141,7 +131,7 @@ def _score(trials: DataFrame, column: str, title: str) -> tuple[Cell, Callable[[
             return Cell(text, "floor", "not told apart from a model without knowledge")
         return Cell(text)
 
-    return Cell(title + known, title=describe(column)[1]), make
+    return Cell(heading(name) + known, title=meaning(name)), make
 
 
 def _or_missing(value: Any) -> Any:

@@ -32,9 +32,10 @@ from ray import tune
 from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 
 from greenprune import assets
-from greenprune.config import Experiment, TrialConfig, parse_experiment, read_yaml
+from greenprune.config import TrialConfig
 from greenprune.energy.exclusive import node_is_taken
 from greenprune.errors import ConfigError, SweepError
+from greenprune.experiment import Experiment, parse_experiment, read_yaml
 from greenprune.logs import logging_to
 from greenprune.results import TrialResult, load_trials, read_results, write_result
 from greenprune.storage import Storage, write_atomically

@@ -18,9 +18,9 @@ from rich.live import Live as RichLive
 from rich.table import Table
 from rich.text import Text
 
-from greenprune.config import Experiment
+from greenprune.experiment import Experiment
+from greenprune.labels import label
 from greenprune.pareto import pareto_front
-from greenprune.report import label
 from greenprune.results import TrialResult, load_trials, read_result, read_results, write_result, write_trials
 from greenprune.storage import Storage, write_atomically
 

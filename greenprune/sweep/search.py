@@ -15,8 +15,9 @@ from ray import cloudpickle
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from greenprune.config import Dimension, Experiment, SweepConfig, TrialConfig, flat, holds, in_order, points
+from greenprune.config import Dimension, SweepConfig, TrialConfig, flat, holds, in_order, points
 from greenprune.errors import ConfigError
+from greenprune.experiment import Experiment
 
 DUPLICATES_IN_A_ROW = 200  # after so many the space counts as exhausted
 

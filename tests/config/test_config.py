@@ -19,14 +19,12 @@ from greenprune.config import (
     TrialConfig,
     apply_overrides,
     flat,
-    json_schema,
-    load_experiment,
-    parse_experiment,
     perplexity_name,
     points,
     split_text,
 )
 from greenprune.errors import ConfigError, GreenpruneError
+from greenprune.experiment import json_schema, load_experiment, parse_experiment
 
 EXPERIMENTS = ROOT / "experiments"
 BASE = {

@@ -6,7 +6,7 @@ import yaml
 from paths import ROOT
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from greenprune.config import load_experiment
+from greenprune.experiment import load_experiment
 
 CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
 

@@ -7,15 +7,15 @@ import re
 from paths import ROOT
 from typer.testing import CliRunner
 
+from greenprune import columns
 from greenprune.cli import app
 from greenprune.prune import METHODS
-from greenprune.results import columns_markdown
 
 README = (ROOT / "README.md").read_text()
 
 
 def test_columns_are_those_of_the_table():
-    assert columns_markdown().strip() in README
+    assert columns.markdown(columns.MAIN).strip() in README
 
 
 def test_every_method_and_command_is_named():

@@ -7,8 +7,8 @@ import torch
 from architectures import ARCHITECTURES, TOKENS, assert_generates, assert_reloads, logits_of, random_model
 
 from greenprune import PruneConfig, collect, prune
-from greenprune.config import parse_experiment
 from greenprune.errors import ConfigError, ModelError
+from greenprune.experiment import parse_experiment
 from greenprune.models import Decoder
 from greenprune.prune import parameter_count
 from greenprune.prune.flap import METRICS, compensation, standardised

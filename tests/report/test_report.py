@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 
 from greenprune.errors import ConfigError, GreenpruneError
-from greenprune.report import label, labels, save_front, write_report
+from greenprune.labels import label, labels
+from greenprune.report import save_front, write_report
 from greenprune.report.plots import floor_of, front_figure, stderr_of, svg
 from greenprune.report.tables import break_even
 from greenprune.results import TrialResult, load_trials, to_frame, write_result, write_trials
@@ -251,7 +252,7 @@ def test_unreadable_answers_and_stand_ins_are_said_first(tmp_path: Path):
 
 def test_break_even():
     row = {"heal_energy_wh": 3.0, "energy_wh_per_1k_requests": 50.0, "energy_ratio": 0.5}
-    assert break_even(pd.Series(row)) == "60"  # 50 Wh saved by 1,000 requests
+    assert break_even(pd.Series(row)) == "–"  # not all of it was metered as the workload was: the trial says none
     assert break_even(pd.Series({**row, "energy_ratio": 1.1})) == "never"
     assert break_even(pd.Series({**row, "heal_energy_wh": None})) == "–"
     assert break_even(pd.Series({**row, "break_even_requests": 80.0})) == "80"

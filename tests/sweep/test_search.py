@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from ray.tune.search import Searcher
 
-from greenprune.config import StageResources, parse_experiment
+from greenprune.config import StageResources
+from greenprune.experiment import parse_experiment
 from greenprune.sweep.cluster import Need, concurrency, needs
 from greenprune.sweep.search import SweepSearch
 

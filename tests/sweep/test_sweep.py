@@ -15,8 +15,8 @@ import psutil
 import pytest
 import yaml
 
-from greenprune.config import parse_experiment
 from greenprune.errors import ConfigError, SweepError
+from greenprune.experiment import parse_experiment
 from greenprune.results import load_trials
 from greenprune.store import Store
 from greenprune.sweep.driver import run_sweep

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from greenprune.results import SECTIONS, row_config
+from greenprune.results import CHANGING, SECTIONS, row_config
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -14,13 +14,18 @@ MOST_DIFFERENCES = 2
 
 
 def label(row: Mapping[str, Any] | Series) -> str:
-    """One trial's short name: method, how much is removed, and healing if any."""
-    prune, heal = row_config(row, "prune"), row_config(row, "heal")
-    healing = heal.get("method", "none")
-    if healing == "lora" and heal.get("quantize") == "nf4":
-        healing = "qlora"
-    name = _pruning(prune)
-    return name if healing == "none" else f"{name} + {healing}"
+    """One trial's short name: method, how much is removed, and what else was done to the model."""
+    sections = {key: row_config(row, key) for key in CHANGING}
+    name = _pruning(sections.pop("prune"))
+    return " + ".join([name, *filter(None, map(_done, sections.values()))])
+
+
+def _done(section: Mapping[str, Any]) -> str | None:
+    """The method of a section, None where it does nothing; LoRA on a 4-bit base by its own name."""
+    method = section.get("method", "none")
+    if method == "lora" and section.get("quantize") == "nf4":
+        return "qlora"
+    return None if method == "none" else str(method)
 
 
 def _pruning(prune: Mapping[str, Any]) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from greenprune.config.methods import Shape
+from greenprune.assets import model_facts
+from greenprune.columns import COLUMNS, Column
+from greenprune.config import BenchmarkConfig, Shape, SweepConfig, TrialConfig, in_order, perplexity_name, points
 from greenprune.config.overrides import apply_overrides, flat, known_keys, split_override
 from greenprune.config.refusals import validated
-from greenprune.config.sweep import MAXIMISED, SweepConfig, in_order, measured_metrics, points
-from greenprune.config.trial import TrialConfig
 from greenprune.errors import ConfigError, nearest
 
 MAX_CHECKED_POINTS = 5000
@@ -110,24 +110,44 @@ def _check_space(experiment: Experiment) -> None:
             raise ConfigError(f"sweep.space allows {point}, which is refused: {problem}") from None
 
 
+def measured_objectives(benchmark: BenchmarkConfig) -> dict[str, Column]:
+    """The columns that may be objectives and that every trial with this benchmark gives a number for."""
+    found: dict[str, Column] = {}
+    for name, declared in COLUMNS.items():
+        if declared.better and _given(declared.needs, benchmark):
+            if "<task>" in name:
+                found |= {name.replace("<task>", task): declared for task in benchmark.tasks}
+            elif "<text>" in name:
+                found |= dict.fromkeys(map(perplexity_name, benchmark.perplexity), declared)
+            else:
+                found[name] = declared
+    return found
+
+
+def _given(key: str | None, benchmark: BenchmarkConfig) -> bool:
+    """Whether a benchmark has something at the dotted `key`; where the key is None there is nothing to have."""
+    value: Any = benchmark
+    for part in (key or "").split(".")[1:]:
+        value = getattr(value, part, None)
+    return bool(value)
+
+
 def _check_objectives(experiment: Experiment) -> None:
     assert experiment.sweep is not None, "only a sweep has objectives"
-    measured = measured_metrics(experiment.benchmark)
+    measured = measured_objectives(experiment.benchmark)
     for name, direction in experiment.sweep.objectives.items():
         if name not in measured:
             raise ConfigError(
                 f"sweep.objectives.{name} is measured by nothing in benchmark; add the task, text or energy "
                 f"workload that gives it; {nearest(name, measured)}"
             )
-        good = "max" if name in MAXIMISED or name.endswith("_acc") else "min"
+        good = measured[name].better
         if direction != good:
             raise ConfigError(f"sweep.objectives.{name} must be {good}, got {direction}: a better model has it so")
 
 
 def _check_shape(trial: TrialConfig) -> None:
     """Refuse a pruning that doesn't fit the model, where that can be known without loading it."""
-    from greenprune.assets import model_facts  # assets are described by configs: imported here, not in a circle
-
     facts = model_facts(trial.model)
     heads = facts.get("num_attention_heads")
     trial.prune.check(Shape(facts.get("num_hidden_layers"), heads, facts.get("num_key_value_heads", heads)))

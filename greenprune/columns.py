@@ -1,0 +1,306 @@
+"""Every column of the table of trials, declared once.
+
+README's and `greenprune columns`' tables, the check of objectives, what may share a front, and the headings of the
+report and the terminal are computed from COLUMNS. A name with `<task>`, `<text>`, … is a pattern: it stands for one
+column a task, a text, …, and so do the names of other columns in its declaration.
+
+    column("piqa_acc").floor        # "piqa_floor"
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+Direction = Literal["max", "min"]
+DEFAULT_OBJECTIVES: dict[str, Direction] = {"accuracy": "max", "energy_j_per_token": "min"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column holds, and what may be done with it.
+
+    title, phrase: its name in the heading of a table, and on an axis or in a sentence; None: its name itself.
+    better: where an objective should push it; None: it is none. needs: the dotted configuration key without which no
+    trial has it. kind, scope, machine: the columns that say how its joules were had, what they are of, and on which
+    hardware the number was taken; two numbers are compared only where these are equal. ratio: the column that compares
+    them all the same. of: of a ratio, the column that is divided by the dense model's on the same machine. stderr,
+    ci95_ratio, floor: the columns of its standard error, of its relative 95 % interval, of the score without knowledge.
+    inverse: against the dense model it counts as dense / trial. shown, scale: its format in a table, after division by
+    scale.
+    """
+
+    meaning: str
+    unit: str = ""
+    title: str | None = None
+    phrase: str | None = None
+    better: Direction | None = None
+    needs: str | None = None
+    kind: str | None = None
+    scope: str | None = None
+    machine: str | None = None
+    ratio: str | None = None
+    of: str | None = None
+    stderr: str | None = None
+    ci95_ratio: str | None = None
+    floor: str | None = None
+    inverse: bool = False
+    text: bool = False
+    shown: str = "{:.4g}"
+    scale: float = 1.0
+
+    @property
+    def must_agree(self) -> tuple[str, ...]:
+        """The columns that must be equal for two of its numbers to be compared."""
+        return tuple(name for name in (self.kind, self.scope, self.machine) if name)
+
+
+_label = functools.partial(Column, text=True)
+_task = functools.partial(Column, needs="benchmark.tasks", unit="0–1")
+_speed = functools.partial(Column, needs="benchmark.energy", machine="machine")
+_energy = functools.partial(_speed, kind="energy_kind", scope="energy_scope", better="min")
+_workload = functools.partial(Column, needs="benchmark.energy")
+_gpu = functools.partial(Column, needs="benchmark.energy", machine="machine")
+
+COLUMNS: dict[str, Column] = {
+    "trial_number": Column("order in the sweep; the dense model is 0", title="#", phrase="trial", shown="{:.0f}"),
+    "trial_id": _label(
+        "method and hash of the configuration: the same wherever that configuration runs", title="trial"
+    ),
+    "status": _label("`ok` or `failed`"),
+    "error": _label("why a failed trial failed"),
+    "<section>.<key>": Column("the trial's configuration, e.g. `prune.block_size`; lists as JSON"),
+    # ------------------------------------------------------------------------------------------------ size
+    "parameters": Column("parameters of the trial's model; tied ones once", "count", better="min", shown="{:,.0f}"),
+    "parameters_dense": Column("parameters of the dense model", "count", shown="{:,.0f}"),
+    "parameters_removed_ratio": Column(
+        "share of the dense model's parameters that is gone", "0–1", title="removed", shown="{:.1%}"
+    ),
+    "layers": Column("decoder layers left", "count", shown="{:.0f}"),
+    "layers_removed": _label("decoder layers removed, numbered as in the dense model", "JSON list", needs="prune"),
+    "ratio_reached": Column(
+        "share of the touchable layers' parameters that pruning removed; of a mask, set to zero", "0–1", needs="prune"
+    ),
+    "sparsity": Column(
+        "zeros in the layers' matrices; kernels are dense, so a zero costs what any weight costs", "0–1", needs="prune"
+    ),
+    "checkpoint_needs": _label(
+        "`transformers`, or `trust_remote_code` for layers of different widths: code of ours ships with it",
+        needs="prune",
+    ),
+    "checkpoint_bytes": Column(
+        "size of the checkpoint's weight files", "bytes", phrase="checkpoint size", better="min",
+        title="checkpoint MiB", shown="{:,.0f}", scale=2**20,
+    ),
+    # --------------------------------------------------------------------------------------------- accuracy
+    "accuracy": _task(
+        "mean over tasks of each task's primary metric", phrase="accuracy, mean over tasks", better="max",
+        shown="{:.3f}",
+    ),
+    "<task>_acc": _task(
+        "the task's primary metric (acc_norm, acc or exact match; ROUGE-L for xsum)",
+        title="<task>", better="max", stderr="<task>_stderr", floor="<task>_floor", shown="{:.3f}",
+    ),
+    "<task>_stderr": _task("standard error of `<task>_acc`"),
+    "<task>_floor": _task("score without knowledge: the better of chance and the majority answer"),
+    "<task>_unparsed": _task("share of generated answers that can't be parsed; they count as wrong"),
+    "<task>_rouge<n>": _task("mean F1 of ROUGE-1, -2 and -L against the reference summaries"),
+    "<task>_seconds": Column("time the task took", "s", needs="benchmark.tasks", machine="tasks_machine"),
+    "<text>_ppl@<length>": Column(
+        "exp of the mean loss per token on a text, in segments of `<length>` tokens", "perplexity",
+        title="<text> ppl@<length>", better="min", inverse=True, needs="benchmark.perplexity",
+    ),
+    # ------------------------------------------------------------------------------------------------ speed
+    "prefill_latency_s": _speed(
+        "one prefill of the workload's batch", "s", phrase="latency of one prefill", better="min"
+    ),
+    "decode_latency_s": _speed(
+        "one decode step of the workload's batch", "s", phrase="latency of one decode step", better="min"
+    ),
+    "prefill_tokens_per_s": _speed(
+        "prompt tokens of the batch a second", "tokens/s", title="prefill tokens/s", better="max"
+    ),
+    "decode_tokens_per_s": _speed(
+        "new tokens of the batch a second", "tokens/s", title="decode tokens/s", better="max"
+    ),
+    "peak_memory_bytes": _speed(
+        "peak memory during the workload", "bytes", better="min", title="peak MiB", shown="{:,.0f}", scale=2**20
+    ),
+    # ----------------------------------------------------------------------------------------------- energy
+    "energy_j_per_token": _energy(
+        "workload energy / (prompt + decoded tokens), gross", "J/token", title="J/token", phrase="energy per token",
+        ratio="energy_ratio", ci95_ratio="energy_ci95_ratio",
+    ),
+    "energy_j_per_prefill_token": _energy(
+        "prefill energy / prompt tokens, gross", "J/token", title="J/token prefill",
+        phrase="energy per prefilled token", ratio="energy_ratio_prefill",
+    ),
+    "energy_j_per_decode_token": _energy(
+        "decode energy / decoded tokens, gross", "J/token", title="J/token decode", phrase="energy per decoded token",
+        ratio="energy_ratio_decode",
+    ),
+    "energy_wh_per_1k_requests": _energy(
+        "energy of 1,000 requests of the workload", "Wh", title="Wh/1k requests", phrase="energy of 1,000 requests",
+        ratio="energy_ratio", ci95_ratio="energy_ci95_ratio",
+    ),
+    "energy_ratio": _workload(
+        "energy per token / the dense model's on the same machine", "ratio", title="÷ dense",
+        phrase="energy relative to the dense model", better="min", of="energy_j_per_token", kind="energy_kind",
+        scope="energy_scope", shown="{:.3f}",
+    ),
+    "energy_ratio_prefill": _workload(
+        "the same of prefill alone", "ratio", better="min", of="energy_j_per_prefill_token", kind="energy_kind",
+        scope="energy_scope", shown="{:.3f}",
+    ),
+    "energy_ratio_decode": _workload(
+        "the same of decode alone", "ratio", better="min", of="energy_j_per_decode_token", kind="energy_kind",
+        scope="energy_scope", shown="{:.3f}",
+    ),
+    "energy_j_per_token_net": _energy("energy per token less what the machine takes idle, model loaded", "J/token"),
+    "energy_delay_product_js": _energy("energy of a request × time of a request", "J·s"),
+    "average_power_w": _energy("mean power during the workload", "W"),
+    "idle_power_w": _energy("mean power at rest, model loaded", "W", better=None),
+    "energy_kind": _workload(
+        "`measured` (sensors), `estimated` (a model of the hardware) or `contaminated` (others worked meanwhile)",
+        text=True, title="kind",
+    ),
+    "energy_source": _workload("which counter, or which model with its parameters", text=True),
+    "energy_scope": _workload("what the joules are of: `device`, `package`, `dram`, `process`", text=True),
+    "energy_sharing": _workload(
+        "what was kept free of other stages: `exclusive: node`, `exclusive: device`, or `shared`", text=True
+    ),
+    "energy_note": _workload("why it isn't measured, what contaminated it, which sensors disagree", text=True),
+    "energy_window_s": _workload("shortest energy window", "s"),
+    "energy_repeats": _workload("energy windows of each phase", "count"),
+    "energy_windows_discarded": _workload("windows in which others worked, measured again", "count"),
+    "energy_ci95_ratio": _workload("half-width of the 95 % interval / mean, over the windows", "ratio"),
+    "co2e_g_per_1k_requests": _energy(
+        "emissions of 1,000 requests in the configured country", "g CO2e", needs="benchmark.energy.country",
+        ci95_ratio="energy_ci95_ratio",
+    ),
+    "gpu_sm_clock_mhz": _gpu("mean clock during the windows", "MHz"),
+    "gpu_power_cap_w": _gpu("enforced power limit", "W"),
+    "gpu_temperature_c": _gpu("highest temperature during the windows", "°C"),
+    "gpu_throttling": _workload("why the GPU ran slower than it could, `none` if it didn't", text=True),
+    "machine": _workload("identity of the hardware; energies of different machines aren't compared", text=True),
+    "hostname": _workload("name of the node that ran the energy stage", text=True),
+    # ------------------------------------------------------------------------------------- energy besides
+    "energy_wh_tasks": Column(
+        "energy of all tasks together", "Wh", better="min", needs="benchmark.tasks", kind="tasks_energy_kind",
+        scope="tasks_energy_scope", machine="tasks_machine",
+    ),
+    "tasks_energy_kind": _label("`energy_kind` of the tasks' energies", needs="benchmark.tasks"),
+    "tasks_energy_scope": _label("`energy_scope` of the tasks' energies", needs="benchmark.tasks"),
+    "tasks_machine": _label("identity of the hardware that answered the tasks", needs="benchmark.tasks"),
+    "<stage>_energy_wh": Column(
+        "energy of a stage that the model came from (`collect`, `prune`, `heal`); other trials may share it", "Wh",
+        kind="<stage>_energy_kind", machine="<stage>_machine", needs="prune",
+    ),
+    "<stage>_energy_kind": _label("`energy_kind` of `<stage>_energy_wh`", needs="prune"),
+    "<stage>_machine": _label("identity of the hardware that ran the stage, where it was metered", needs="prune"),
+    "<task>_wh": Column(
+        "energy the task took", "Wh", needs="benchmark.tasks", kind="tasks_energy_kind", scope="tasks_energy_scope",
+        machine="tasks_machine",
+    ),
+    "break_even_requests": Column(
+        "requests after which the energy of making the model is paid back; empty if it never is, and where not all of "
+        "it was metered as the workload was",
+        "count", title="break-even", needs="prune", shown="{:,.0f}", kind="energy_kind", machine="machine",
+    ),
+    # ---------------------------------------------------------------------------------------------- healing
+    "heal_train_loss": Column("mean training loss of healing", "nats/token", needs="heal"),
+    "heal_loss_start": Column("validation loss before healing", "nats/token", needs="heal"),
+    "heal_loss_end": Column("validation loss after healing", "nats/token", needs="heal"),
+    # ------------------------------------------------------------------------------------------------- time
+    "seconds": Column("wall time of the trial", "s", machine="machine"),
+    "started": _label("when the trial began", "ISO 8601 UTC"),
+}  # fmt: skip
+
+# The dozen that most readers look for: README prints these, `greenprune columns` all.
+MAIN = (
+    "status",
+    "<section>.<key>",
+    "parameters_removed_ratio",
+    "accuracy",
+    "<task>_acc",
+    "<text>_ppl@<length>",
+    "decode_tokens_per_s",
+    "peak_memory_bytes",
+    "energy_j_per_token",
+    "energy_ratio",
+    "energy_kind",
+    "break_even_requests",
+)
+# What a name that stands for many may be; other names are any text.
+NAMES = {"stage": r"[a-z0-9]+", "section": r"\w+", "length": r"\d+", "n": r"\w+"}
+
+
+@functools.lru_cache(maxsize=4096)
+def column(name: str) -> Column | None:
+    """The declaration of a column, by its name; of a pattern's with the names filled in. None for an unknown one."""
+    if name in COLUMNS:
+        return COLUMNS[name]
+    pattern = pattern_of(name)
+    if pattern is None:
+        return None
+    found = re.fullmatch(_expression(pattern), name)
+    assert found, "a name fits its pattern"
+    return _filled_in(COLUMNS[pattern], found.groupdict())
+
+
+@functools.lru_cache(maxsize=4096)
+def pattern_of(name: str) -> str | None:
+    """The pattern that a name stands for, the first declared of several: `piqa_acc` for `<task>_acc`."""
+    if name in COLUMNS:
+        return None
+    return next((known for known in COLUMNS if "<" in known and re.fullmatch(_expression(known), name)), None)
+
+
+@functools.cache
+def _expression(pattern: str) -> str:
+    """`<task>_acc` as a regular expression with a group a name."""
+    parts = re.split(r"<(\w+)>", pattern)
+    return "".join(f"(?P<{part}>{NAMES.get(part, '.+')})" if i % 2 else re.escape(part) for i, part in enumerate(parts))
+
+
+def _filled_in(declared: Column, names: dict[str, str]) -> Column:
+    """The column with the names in its title and its meaning, and in those of other columns that it names."""
+
+    def fill(text: str) -> str:
+        return re.sub(r"<(\w+)>", lambda found: names.get(found[1], found[0]), text)
+
+    texts = {item.name: getattr(declared, item.name) for item in fields(declared)}
+    filled: dict[str, Any] = {name: fill(text) for name, text in texts.items() if isinstance(text, str)}
+    return replace(declared, **filled)
+
+
+def those_of(pattern: str, names: Iterable[Any]) -> list[str]:
+    """Those of `names` that stand for `pattern`: `<task>_acc` has `piqa_acc`, `boolq_acc`, …"""
+    return [str(name) for name in names if pattern_of(str(name)) == pattern]
+
+
+def heading(name: str) -> str:
+    """A column's name in the heading of a table."""
+    found = column(name)
+    return found.title if found and found.title else name.replace("_", " ")
+
+
+def phrase(name: str) -> str:
+    """A column's name on an axis or in a sentence."""
+    found = column(name)
+    return found.phrase if found and found.phrase else name.replace("_", " ")
+
+
+def shown(name: str, value: float) -> str:
+    """A number of a column as its table shows it."""
+    found = column(name) or Column("")
+    return found.shown.format(float(value) / found.scale)
+
+
+def markdown(names: Iterable[str] = tuple(COLUMNS)) -> str:
+    """The table of these columns, as Markdown."""
+    rows = [f"| `{name}` | {COLUMNS[name].unit} | {COLUMNS[name].meaning} |" for name in names]
+    return "\n".join(["| column | unit | meaning |", "|---|---|---|", *rows]) + "\n"

@@ -1,0 +1,88 @@
+"""The table of stages: what a trial consists of, each declared once.
+
+A trial's configuration has a section for each, a sweep's file its resources, a run's table what it cost; Request, the
+walk to a checkpoint, export, metrics and emissions take from here what a stage is. It must import without torch, so
+functions are named, not held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from greenprune.config.benchmark import BenchmarkConfig
+from greenprune.config.heal import HEAL_VARIANTS, AnyHealing, NoHealing
+from greenprune.config.methods import PRUNE_VARIANTS, AnyPruning
+from greenprune.config.model import CalibrationConfig
+from greenprune.config.section import Section
+
+Role = Literal["statistics", "model", "benchmark"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    function: writes the artifact: `f(out, *, config, **inputs, **facts, **options)`. version: raised when the output
+    changes for the same input, so that old artifacts are left aside; a method's own changes raise the method's
+    version instead. key: the dotted key of its configuration; section, default: the type of that section and what it is
+    where a file says nothing, where the key is a section of its own. variants: the section's types by `method`.
+
+    role: `statistics` about a model, another `model` (its artifact holds `checkpoint/`), or a `benchmark` of one (its
+    artifact holds emissions.csv). What isn't a benchmark is part of making the model, and so is its energy.
+    needs: the parents, by parameter. machine_bound: the artifact belongs to the hardware that made it, and the stage
+    has that to itself. resumes: it goes on from what a former attempt left in its folder.
+    """
+
+    function: str
+    version: int
+    key: str
+    role: Role
+    needs: tuple[str, ...] = ("checkpoint",)
+    section: Any = None
+    default: Any = ...
+    variants: Mapping[str, type[Section]] | None = None
+    machine_bound: bool = False
+    resumes: bool = False
+
+
+# In the order of a trial. Every stage between pruning and the benchmarks turns the model into another one.
+STAGES: dict[str, Stage] = {
+    "collect": Stage(
+        "greenprune.collect:collect_stage",
+        1,
+        "calibration",
+        "statistics",
+        section=CalibrationConfig,
+        default=CalibrationConfig(),
+    ),
+    "prune": Stage(
+        "greenprune.prune:prune_stage",
+        3,
+        "prune",
+        "model",
+        needs=("checkpoint", "statistics"),
+        section=AnyPruning,
+        variants=PRUNE_VARIANTS,
+    ),
+    "heal": Stage(
+        "greenprune.heal:heal_stage",
+        2,
+        "heal",
+        "model",
+        section=AnyHealing,
+        default=NoHealing(),
+        variants=HEAL_VARIANTS,
+        resumes=True,
+    ),
+    "accuracy": Stage(
+        "greenprune.benchmark:accuracy_stage",
+        3,
+        "benchmark",
+        "benchmark",
+        section=BenchmarkConfig,
+        default=BenchmarkConfig(),
+    ),
+    "energy": Stage("greenprune.benchmark:energy_stage", 2, "benchmark.energy", "benchmark", machine_bound=True),
+}

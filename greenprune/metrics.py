@@ -1,0 +1,111 @@
+"""From a trial's artifacts to its row: every number under the name of its column (columns.py)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from greenprune.benchmark.own_tasks.rouge import METRICS as ROUGE
+from greenprune.columns import COLUMNS
+from greenprune.config import STAGES
+from greenprune.energy.costs import break_even_requests
+from greenprune.energy.reading import JOULES_PER_WH
+from greenprune.store import Artifact, Store
+
+
+def metrics_of(
+    store: Store,
+    done: Sequence[Artifact],
+    accuracy: Artifact,
+    energy: Artifact | None,
+    dense_energy: Artifact | None,
+) -> dict[str, Any]:
+    """All numbers of a trial by their columns; what wasn't measured is absent.
+
+    done: every artifact of the trial; dense_energy: the dense model's, measured on the same machine.
+    """
+    made = {artifact.stage: artifact for artifact in done if STAGES[artifact.stage].role != "benchmark"}
+    scores, workload = _read(store, accuracy, "accuracy.json"), _read(store, energy, "energy.json")
+    metrics: dict[str, Any] = {name: scores[name] for name in ("parameters", "checkpoint_bytes", "layers")}
+    metrics |= _of_pruning(_read(store, made.get("prune"), "report.json"), scores["parameters"])
+    metrics |= _of_healing(_read(store, made.get("heal"), "history.json"))
+    metrics |= _of_tasks(scores, with_energy=not workload or scores["machine"] == workload["machine"])
+    metrics |= {name: value for name, value in workload.items() if not isinstance(value, dict | list)}
+    metrics |= _ratios(workload, _read(store, dense_energy, "energy.json"))
+    metrics |= _of_making(list(made.values()), metrics)
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _read(store: Store, artifact: Artifact | None, name: str) -> dict[str, Any]:
+    """A file of an artifact; empty where there is no artifact."""
+    return json.loads((store.path(artifact) / name).read_text()) if artifact else {}
+
+
+def _ratios(workload: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, float]:
+    """Energies over the dense model's on the same machine."""
+    return {
+        name: workload[entry.of] / dense[entry.of]
+        for name, entry in COLUMNS.items()
+        if entry.of and workload.get(entry.of) and dense.get(entry.of)
+    }
+
+
+def _of_making(made: Sequence[Artifact], metrics: Mapping[str, Any]) -> dict[str, float | str | None]:
+    """Energy of making the model, and the requests that save it again; only where all of it was metered alike."""
+    found: dict[str, float | str | None] = {}
+    spent: list[float] = []
+    for artifact in made:
+        if artifact.energy_j is not None:
+            spent.append(artifact.energy_j / JOULES_PER_WH)
+            found[f"{artifact.stage}_energy_wh"] = spent[-1]
+            found[f"{artifact.stage}_energy_kind"] = artifact.energy_kind
+            found[f"{artifact.stage}_machine"] = artifact.machine
+    alike = {artifact.energy_kind for artifact in made} == {metrics.get("energy_kind")}
+    if spent and len(spent) == len(made) and alike:
+        a_request, ratio = metrics.get("energy_wh_per_1k_requests"), metrics.get("energy_ratio")
+        found["break_even_requests"] = break_even_requests(sum(spent), a_request, ratio)
+    return found
+
+
+def _of_pruning(report: Mapping[str, Any], parameters: int) -> dict[str, Any]:
+    if not report:
+        return {"parameters_dense": parameters, "parameters_removed_ratio": 0.0, "layers_removed": "[]"}
+    return {
+        "parameters_dense": report["parameters_before"],
+        "parameters_removed_ratio": 1 - parameters / report["parameters_before"],
+        "ratio_reached": report["ratio_reached"],
+        "layers_removed": json.dumps(report["layers_removed"]),
+        "sparsity": report["sparsity"],
+        "checkpoint_needs": report["needs"],
+    }
+
+
+def _of_healing(history: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("train_loss", "loss_start", "loss_end") if history else ()
+    return {f"heal_{name}": history[name] for name in names}
+
+
+def _of_tasks(scores: Mapping[str, Any], with_energy: bool) -> dict[str, Any]:
+    """Scores, and, where they were read on the workload's machine (`with_energy`), the tasks' joules."""
+    metrics: dict[str, Any] = {"accuracy": scores["accuracy"], **scores["perplexity"]}
+    for task, result in scores["tasks"].items():
+        joules = result["joules"] if with_energy else None
+        metrics |= {f"{task}_{name}": value for name, value in result["metrics"].items() if name in ROUGE}
+        metrics |= {
+            f"{task}_acc": result["value"],
+            f"{task}_stderr": result["stderr"],
+            f"{task}_floor": result["floor"],
+            f"{task}_unparsed": result["unparsed"],
+            f"{task}_seconds": result["seconds"],
+            f"{task}_wh": None if joules is None else joules / JOULES_PER_WH,
+        }
+    if scores["tasks"]:
+        metrics["tasks_machine"] = scores.get("machine")
+    if with_energy:
+        metrics |= {
+            "energy_wh_tasks": scores["energy_wh_tasks"],
+            "tasks_energy_kind": scores.get("energy_kind") if scores["tasks"] else None,
+            "tasks_energy_scope": "; ".join(dict.fromkeys(r["scope"] for r in scores.get("readings", ()))) or None,
+        }
+    return metrics

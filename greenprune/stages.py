@@ -1,0 +1,163 @@
+"""Running a stage: what it depends on, where its inputs are, and who runs it.
+
+A stage's function knows nothing of all this (config/stages.py names it). `perform` runs one here; a sweep passes
+`Stages` another `execute`, which runs each as a Ray task. Both give the same artifacts for the same configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from greenprune import assets
+from greenprune._callable import function_named
+from greenprune.config import STAGES, ModelConfig
+from greenprune.energy.exclusive import Exclusive
+from greenprune.storage import Storage
+from greenprune.store import Artifact, StageCall, Store, clear
+
+
+@dataclass(frozen=True)
+class Source:
+    """The dense model, as a stage's parent."""
+
+    config: ModelConfig
+    key: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """One stage to run somewhere: what its artifact depends on, and where its inputs are.
+
+    section: the configuration that the artifact depends on; inputs: parents by parameter name, as the stage's entry
+    lists them; options: parameters that don't change the artifact; exclusive: what it wants to itself
+    (energy/exclusive.py).
+    """
+
+    stage: str
+    section: Any
+    inputs: Mapping[str, Source | Artifact | None]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    exclusive: Exclusive = "none"
+
+    def __post_init__(self) -> None:
+        needs = STAGES[self.stage].needs
+        assert set(self.inputs) == set(needs), f"{self.stage} needs {needs}, got {list(self.inputs)}"
+
+    def call(self, machine: str | None = None) -> StageCall:
+        section = {"config": self.section.model_dump(mode="json"), **self.facts}
+        if machine:
+            section["machine"] = machine
+        parents = {name: parent.key for name, parent in self.inputs.items() if parent is not None}
+        version = STAGES[self.stage].version + self.section.output_version()
+        return StageCall(self.stage, version, section, parents)
+
+
+def perform(request: Request, storage_uri: str) -> Artifact:
+    """Run one stage here and commit its artifact. In a sweep this is what a Ray task runs.
+
+    Only one that is to be alone runs alone (see energy/exclusive.py). Whoever waits for its turn holds no
+    resource but the task's own; whoever has it waits for no other stage.
+    """
+    from greenprune.energy import machine_identity
+    from greenprune.energy.exclusive import gpus_here, turn
+
+    store = Store(storage_uri)
+    machine_bound = STAGES[request.stage].machine_bound
+    call = request.call(machine_identity()[0] if machine_bound else None)
+    compute = store.get_or_compute if machine_bound else store.compute
+    if getattr(request.section, "num_workers", 1) > 1:  # its workers wait for their own turns, and aren't metered
+        return compute(call, lambda out: _work(request, store, out))
+    mine = turn(store.storage.uri, request.exclusive, gpus_here())
+    return compute(call, lambda out: _metered(request, store, out), mine)
+
+
+def _metered(request: Request, store: Store, out: Path) -> dict[str, Any] | None:
+    """Do a stage's work; gives its energy for the manifest, as far as it was metered."""
+    import torch
+
+    from greenprune.energy import AbsentMeter, Meter, machine_identity, stage_meter
+    from greenprune.errors import EnergyError
+    from greenprune.models.load import default_device
+
+    resumed = STAGES[request.stage].resumes and any(out.iterdir())
+    try:
+        meter: Meter = stage_meter(torch.device(default_device()))
+    except EnergyError as problem:
+        meter = AbsentMeter(str(problem))
+    with meter.window(request.stage) as window:
+        _work(request, store, out)
+    if resumed:  # a former attempt's part is lost with its process
+        return None
+    reading, machine = window.reading, machine_identity()[0]
+    return {
+        "energy_j": reading.energy_j,
+        "energy_kind": reading.grade,
+        "energy_source": reading.source,
+        "machine": machine,
+    }
+
+
+def perform_all(requests: Sequence[Request], storage_uri: str) -> list[Artifact]:
+    """Several stages on one machine, one after the other."""
+    return [perform(request, storage_uri) for request in requests]
+
+
+def _work(request: Request, store: Store, out: Path) -> None:
+    stage = STAGES[request.stage]
+    if not stage.resumes:
+        clear(out)
+    inputs = {name: _locate(parent, store) for name, parent in request.inputs.items()}
+    options = {**request.options, "exclusive": request.exclusive} if stage.machine_bound else request.options
+    function_named(stage.function)(out, config=request.section, **inputs, **request.facts, **options)
+
+
+def _locate(parent: Source | Artifact | None, store: Store) -> Path | None:
+    """A parent's folder on this machine; of a stage that makes a model, its checkpoint."""
+    if parent is None:
+        return None
+    if isinstance(parent, Source):
+        return assets.materialize(parent.config)
+    return checkpoint_in(store, parent) if STAGES[parent.stage].role == "model" else store.path(parent)
+
+
+def checkpoint_in(store: Store, made: Artifact) -> Path:
+    """The checkpoint that a stage made which turns a model into another one."""
+    return store.path(made) / "checkpoint"
+
+
+Execute = Callable[[Sequence[Request], str], list[Artifact]]
+
+
+class Stages:
+    """Runs a trial's stages: reuses an artifact, waits for another trial that makes it, or has it made."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        execute: Execute = perform_all,
+        watch: Callable[[str], None] = lambda stage: None,
+    ) -> None:
+        self.store = Store(storage)
+        self.execute = execute
+        self.watch = watch
+        self.done: list[Artifact] = []
+
+    def run(self, request: Request) -> Artifact:
+        """The artifact of a stage that may run anywhere."""
+        self.watch(request.stage)
+        call = request.call()
+        with self.store.single_flight(call):
+            artifact = self.store.find(call) or self.execute([request], self.store.storage.uri)[0]
+        self.done.append(artifact)
+        return artifact
+
+    def run_bound(self, requests: Sequence[Request]) -> list[Artifact]:
+        """The artifacts of machine-bound stages, all from one machine; that machine looks for them first."""
+        self.watch(requests[0].stage)
+        artifacts = self.execute(requests, self.store.storage.uri)
+        self.done += artifacts
+        return artifacts

@@ -1,0 +1,57 @@
+"""The declarations of columns are whole: names resolve, ratios and kinds lead somewhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from greenprune import columns
+from greenprune.columns import COLUMNS, column, those_of
+
+
+def test_names_and_patterns():
+    assert column("energy_j_per_token").unit == "J/token"
+    assert column("piqa_acc").unit == "0–1"
+    assert column("wikitext2_ppl@2048").unit == "perplexity"
+    assert column("nothing") is None
+    assert column("piqa_acc").floor == "piqa_floor"
+    assert column("arc_easy_wh").kind == "tasks_energy_kind"
+
+
+def test_the_energy_of_a_stage_has_its_own_kind():
+    assert column("prune_energy_wh").must_agree == ("prune_energy_kind", "prune_machine")
+    assert column("idle_power_w").must_agree == ("energy_kind", "energy_scope", "machine")
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_columns_that_a_column_names_are_declared(name):
+    declared = COLUMNS[name]
+    for other in (
+        *declared.must_agree,
+        declared.ratio,
+        declared.of,
+        declared.stderr,
+        declared.ci95_ratio,
+        declared.floor,
+    ):
+        assert other is None or other in COLUMNS
+    if declared.of:
+        assert COLUMNS[declared.of].ratio == name
+        assert declared.machine is None, "the ratio frees it from the machine"
+    assert not (declared.text and declared.better)
+
+
+def test_headings_and_numbers():
+    assert columns.heading("energy_ratio") == "÷ dense"
+    assert columns.heading("held_ppl@16") == "held ppl@16"
+    assert columns.heading("prune.method") == "prune.method"
+    assert columns.phrase("decode_latency_s") == "latency of one decode step"
+    assert columns.shown("peak_memory_bytes", 3 * 2**20) == "3"
+    assert those_of("<task>_acc", ["piqa_acc", "accuracy", "x_ppl@16", 3]) == ["piqa_acc"]
+
+
+def test_the_table_in_markdown():
+    lines = columns.markdown().splitlines()
+    assert lines[0] == "| column | unit | meaning |"
+    assert len(lines) == 2 + len(COLUMNS)
+    assert all(line.count("|") == 4 for line in lines)
+    assert set(columns.MAIN) <= set(COLUMNS)
