@@ -14,7 +14,7 @@ from greenprune import results
 from greenprune.config import TrialConfig
 from greenprune.errors import ConfigError
 from greenprune.experiment import load_experiment
-from greenprune.results import TrialResult, load_trials, read_results, to_frame, write_result, write_trials
+from greenprune.results import TrialResult, find_trial, load_trials, read_results, to_frame, write_result, write_trials
 
 
 def config(prune: dict[str, Any], heal: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -148,3 +148,21 @@ def test_a_file_uri_is_a_run(tmp_path: Path):
     assert len(load_trials(f"file://{tmp_path}/demo/")) == 1
     with pytest.raises(ConfigError, match="end in the run's name"):
         load_trials("s3://bucket")
+
+
+def test_a_trial_is_found_by_id_prefix_number_and_as_dense():
+    trials = [
+        TrialResult("none-0", 0, "ok", {"prune": {"method": "none"}}),
+        TrialResult("bi-aa12", 1, "ok", {"prune": {"method": "bi"}}),
+        TrialResult("bi-aa", 12, "ok", {"prune": {"method": "bi"}, "heal": {"method": "lora"}}),
+        TrialResult("angular-aa", 2, "failed", {"prune": {"method": "angular"}}, error="oh"),
+    ]
+    for name, number in {"bi-aa": 12, "bi-aa1": 1, "an": 2, "dense": 0, "none-0": 0, "12": 12, 2: 2}.items():
+        assert find_trial(trials, name).number == number
+    with pytest.raises(ConfigError, match="unambiguously, got 'bi', which fits bi-aa, bi-aa12; give one of these ids"):
+        find_trial(trials, "bi")
+    for name in ("", "3", "bee-aa"):
+        with pytest.raises(ConfigError, match="its id, the beginning of it, its number, or as dense, got"):
+            find_trial(trials, name)
+    with pytest.raises(ConfigError, match="a run without trials"):
+        find_trial([], "dense")
