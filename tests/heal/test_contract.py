@@ -154,7 +154,8 @@ def test_sections_are_written_as_they_were():
     assert json.dumps(HEAL_VARIANTS["none"]().model_dump(mode="json")) == '{"method": "none"}'
     assert json.dumps(LoraHealing().model_dump(mode="json")) == (
         '{"method": "lora", "dataset": "c4", "rank": 8, "alpha": 16.0, "dropout": 0.05, '
-        '"target_modules": "all-linear", "quantize": "none", "steps": 500, "seq_len": 1024, "batch_size": 1, "gradient_accumulation": 16, '
+        '"target_modules": "all-linear", "quantize": "none", "steps": 500, '
+        '"seq_len": 1024, "batch_size": 1, "gradient_accumulation": 16, '
         '"learning_rate": 0.0001, "scheduler": "cosine", "warmup_steps": 100, "weight_decay": 0.0, '
         '"gradient_checkpointing": false, "validation_samples": 32, "eval_every": 100, "checkpoint_every": 200, '
         '"divergence_factor": 2.0, "seed": 0}'
