@@ -1,4 +1,7 @@
-"""Where greenprune's log lines go, and how often: libraries stay silent, whoever runs a trial attaches a handler."""
+"""Log lines: where greenprune's own go and how often, and how a library is kept silent.
+
+Nothing is printed unless whoever runs a trial attaches a handler.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,19 @@ def logging_to(handler: logging.Handler, line: str = "%(asctime)s %(message)s") 
     finally:
         log.removeHandler(handler)
         handler.close()
+
+
+@contextmanager
+def only_errors_of(*names: str) -> Iterator[None]:
+    """Inside, the loggers of these names say errors and nothing less."""
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 class Seldom:

@@ -18,7 +18,7 @@ import time
 import torch
 
 from greenprune import collect, load_model
-from greenprune.benchmark.workload import PeakMemory
+from greenprune.benchmark.memory import PeakMemory
 from greenprune.data import calibration_tokens
 from greenprune.models import Decoder
 

@@ -23,7 +23,7 @@ import psutil
 import torch
 
 from greenprune import PruneConfig, load_model, prune
-from greenprune.benchmark.workload import PeakMemory
+from greenprune.benchmark.memory import PeakMemory
 from greenprune.config import METHODS
 from greenprune.data import calibration_tokens
 from greenprune.models import Decoder

@@ -23,9 +23,9 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
 from greenprune import load_model
-from greenprune.benchmark import SharedPrefixLM
 from greenprune.benchmark.accuracy import draw
-from greenprune.benchmark.quiet import offline, quiet, replaced
+from greenprune.benchmark.quiet import offline, quiet_harness, replaced
+from greenprune.benchmark.shared_prefix import SharedPrefixLM
 from greenprune.benchmark.tasks import load_task, resolve_data
 
 RATIO = 2.5
@@ -108,7 +108,7 @@ def main() -> int:
     chosen = options.parse_args()
     data = resolve_data(chosen.data)
     model, tokenizer = load_model(chosen.model, dtype=chosen.dtype)
-    with offline(data == "assets"), quiet("scoring"):
+    with offline(data == "assets"), quiet_harness("scoring"):
         settings = {"pretrained": model, "tokenizer": tokenizer, "batch_size": chosen.batch_size, "max_length": 2048}
         stock, ours = HFLM(**settings), SharedPrefixLM(**settings)
         for lm in (stock, ours):

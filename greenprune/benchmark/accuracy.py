@@ -10,23 +10,23 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
 import torch
+from lm_eval.api.model import LM
 from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
-from lm_eval.models.huggingface import HFLM
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from greenprune.benchmark.answers import answers, unparsed
+from greenprune.benchmark.engines import Engine
 from greenprune.benchmark.fewshot import reserve_examples
-from greenprune.benchmark.positions import learned_positions
-from greenprune.benchmark.quiet import offline, quiet
-from greenprune.benchmark.shared_prefix import SharedPrefixLM
-from greenprune.benchmark.tasks import TASKS, load_task, resolve_data
+from greenprune.benchmark.floors import floor
+from greenprune.benchmark.quiet import offline, quiet_harness
+from greenprune.benchmark.tasks import TASKS, Data, load_task, resolve_data
 from greenprune.config import BenchmarkConfig
 from greenprune.energy import Meter, Reading
 from greenprune.errors import ConfigError
@@ -41,48 +41,75 @@ ACCURACIES = (
 )  # what counts as a primary metric, first one first
 
 
-def measure_accuracy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: BenchmarkConfig, meter: Meter
-) -> dict[str, Any]:
-    """Evaluate `config.tasks`; each is one window of `meter`.
+@dataclass(frozen=True)
+class TaskScore:
+    """One task's.
 
-    Returns {"data": hub or assets, "accuracy": mean of the primary metrics (None without tasks), "tasks":
-    {name: {metric, value, stderr, floor (None where it has none), unparsed (share of generated answers that
-    nobody can read, which count 0; None where answers are chosen), documents, metrics, seconds, joules (None
-    where not measured)}}, "answers": {name: rows as `greenprune.benchmark.answers` makes them}, "readings":
-    [Reading, …]}. Raises AssetError, ConfigError.
+    value: its primary `metric`, 0–1, with its standard error. floor: None where it has none. unparsed: share of
+    generated answers that nobody can read, which count 0; None where answers are chosen. metrics: all that lm-eval
+    reported. joules: None where not measured.
     """
+
+    metric: str
+    value: float
+    stderr: float | None
+    floor: float | None
+    unparsed: float | None
+    documents: int
+    metrics: dict[str, float]
+    seconds: float
+    joules: float | None
+
+    def line(self, name: str) -> str:
+        """For the log."""
+        floor = "" if self.floor is None else f"floor {self.floor:.2f}, "
+        unread = "" if self.unparsed is None else f"unparsed {self.unparsed:.2f}, "
+        work = f"{self.documents} documents, {self.seconds:.0f} s"
+        return f"{name} {self.metric} {self.value:.3f} ({floor}{unread}{work})"
+
+
+@dataclass(frozen=True)
+class AccuracyResult:
+    """All tasks'. data: hub or assets; accuracy: mean of the primary metrics; both None without tasks.
+
+    answers: rows by task, as `answers.answers` makes them. readings: the meter's, a task each.
+    """
+
+    data: Data | None = None
+    accuracy: float | None = None
+    tasks: dict[str, TaskScore] = field(default_factory=dict)
+    answers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    readings: tuple[Reading, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """What accuracy.json holds of it, but for the readings; answers have files of their own."""
+        tasks = {name: asdict(score) for name, score in self.tasks.items()}
+        return {"data": self.data, "accuracy": self.accuracy, "tasks": tasks}
+
+
+def measure_accuracy(
+    engine: Engine, tokenizer: PreTrainedTokenizerBase, config: BenchmarkConfig, meter: Meter
+) -> AccuracyResult:
+    """Evaluate `config.tasks` on the engine; each is one window of `meter`. Raises AssetError, ConfigError."""
     if not config.tasks:
-        return {"data": None, "accuracy": None, "tasks": {}, "answers": {}, "readings": []}
+        return AccuracyResult()
     data = resolve_data(config.data)
-    tasks, given, readings = {}, {}, []
-    with offline(data == "assets"), quiet("accuracy: set-up"):
-        harness = SharedPrefixLM(
-            pretrained=model,
-            tokenizer=tokenizer,
-            batch_size=config.batch_size,
-            max_length=min(config.max_length, learned_positions(model) or config.max_length),
-        )
+    scores, given, readings = {}, {}, []
+    with offline(data == "assets"), quiet_harness("accuracy: set-up"):
+        scorer = engine.scorer(tokenizer, config)
     for name in config.tasks:
-        with offline(data == "assets"), quiet(f"accuracy: {name}"):
+        with offline(data == "assets"), quiet_harness(f"accuracy: {name}"):
             task = load_task(name, data)
-            tasks[name], given[name], reading = _measure(harness, name, task, config, meter)
+            scores[name], given[name], reading = _measure(scorer, name, task, config, meter)
             readings.append(reading)
-        log.info("accuracy: %s", describe(name, tasks[name]))
-    accuracy = fmean(task["value"] for task in tasks.values())
-    return {"data": data, "accuracy": accuracy, "tasks": tasks, "answers": given, "readings": readings}
-
-
-def describe(name: str, result: Mapping[str, Any]) -> str:
-    floor = "" if result["floor"] is None else f"floor {result['floor']:.2f}, "
-    floor += "" if result["unparsed"] is None else f"unparsed {result['unparsed']:.2f}, "
-    work = f"{result['documents']} documents, {result['seconds']:.0f} s"
-    return f"{name} {result['metric']} {result['value']:.3f} ({floor}{work})"
+        log.info("accuracy: %s", scores[name].line(name))
+    accuracy = fmean(score.value for score in scores.values())
+    return AccuracyResult(data, accuracy, scores, given, tuple(readings))
 
 
 def _measure(
-    harness: HFLM, name: str, task: Task, config: BenchmarkConfig, meter: Meter
-) -> tuple[dict[str, Any], list[dict[str, Any]], Reading]:
+    scorer: LM, name: str, task: Task, config: BenchmarkConfig, meter: Meter
+) -> tuple[TaskScore, list[dict[str, Any]], Reading]:
     wanted = _primary(name, list(task.aggregation()))
     chosen = draw(len(task.task_docs), config.limit, config.seed)
     documents = range(len(task.task_docs)) if chosen is None else chosen
@@ -90,7 +117,7 @@ def _measure(
     torch.manual_seed(config.seed)  # for tasks that sample their answers
     with meter.window(name) as window, torch.inference_mode():
         outcome = evaluate(
-            lm=harness,
+            lm=scorer,
             task_dict={"tasks": {task.task_name: task}, "groups": {}},
             samples=None if chosen is None else {task.task_name: chosen},
             log_samples=True,
@@ -101,18 +128,18 @@ def _measure(
     value, stderr = metrics[metric], metrics.get(metric.replace(wanted, f"{wanted}_stderr", 1))
     if any(wanted not in sample for sample in logged):  # lm-eval leaves these documents out of its mean
         value, stderr = mean_and_error([row["score"] for row in rows])
-    result = {
-        "metric": metric,
-        "value": value,
-        "stderr": stderr,
-        "floor": floor(name, task, documents),
-        "unparsed": unparsed(rows),
-        "documents": len(documents),
-        "metrics": metrics,
-        "seconds": window.reading.seconds,
-        "joules": window.reading.energy_j,
-    }
-    return result, rows, window.reading
+    score = TaskScore(
+        metric=metric,
+        value=value,
+        stderr=stderr,
+        floor=floor(name, task, documents),
+        unparsed=unparsed(rows),
+        documents=len(documents),
+        metrics=metrics,
+        seconds=window.reading.seconds,
+        joules=window.reading.energy_j,
+    )
+    return score, rows, window.reading
 
 
 def draw(total: int, limit: int | None, seed: int) -> list[int] | None:
@@ -156,30 +183,3 @@ def _primary(name: str, metrics: Sequence[str]) -> str:
         f"benchmark.tasks must give an accuracy ({', '.join(ACCURACIES)}), but {name} gives "
         f"{', '.join(metrics)}; leave it out, and ask for perplexities with benchmark.perplexity"
     )
-
-
-# ------------------------------------------------------------------------------------------------- floors
-
-
-def floor(name: str, task: Task, documents: Sequence[int]) -> float | None:
-    """The score without knowledge on these documents: the commonest answer's share, or chance.
-
-    The first where all documents share one set of answers, the second where each has its own; None where
-    nothing is chosen from.
-    """
-    if task.OUTPUT_TYPE != "multiple_choice":
-        return None
-    shared = isinstance(task.config.doc_to_choice, list)
-    rule = TASKS[name].floor if name in TASKS else "majority" if shared else "chance"
-    docs = [task.task_docs[index] for index in documents]
-    if rule == "majority":
-        return majority([task.doc_to_target(doc) for doc in docs])
-    return chance([len(task.doc_to_choice(doc)) for doc in docs])
-
-
-def majority(labels: Sequence[object]) -> float:
-    return Counter(labels).most_common(1)[0][1] / len(labels)
-
-
-def chance(choices: Sequence[int]) -> float:
-    return fmean(1 / count for count in choices)

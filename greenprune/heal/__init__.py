@@ -1,7 +1,10 @@
-"""Train a pruned model back: LoRA or QLoRA on blocks of text, merged into an ordinary checkpoint.
+"""Train a pruned model back on blocks of text; the result is an ordinary checkpoint.
 
-lora.py trains, merge.py merges, blocks.py makes the data, targets.py names the adapted projections, quantised.py
-loads the 4-bit base, progress.py watches the loss, resume.py finds what a former attempt left.
+A healer is one file here, one entry of HEALERS in config/heal.py, and one row of tests/heal/test_contract.py.
+
+lora.py trains adapters, merge.py merges them, targets.py names the projections that get one, quantised.py loads the
+4-bit base. For any healer: blocks.py makes the data, progress.py watches the loss, history.py keeps it, resume.py finds
+what a former attempt left, quiet.py hushes the libraries.
 """
 
 from __future__ import annotations
@@ -9,33 +12,63 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from greenprune.config import LoraHealing
+    import torch
+    from transformers import PreTrainedModel
 
-__all__ = ["heal_stage"]
+    from greenprune.config import LoraHealing
+    from greenprune.heal.history import History
+
+__all__ = ["HealingFunction", "heal_stage"]
+
+
+class HealingFunction(Protocol):
+    """What an entry of HEALERS names."""
+
+    def __call__(
+        self,
+        checkpoint: Path,
+        train: torch.LongTensor,
+        validation: torch.LongTensor,
+        config: Any,
+        work: Path,
+        dtype: str,
+        trust_remote_code: bool,
+    ) -> tuple[PreTrainedModel, History]:
+        """Train the model in `checkpoint` on `train` [n, seq_len], which may be fewer blocks than the steps need.
+
+        `work` may hold what a killed attempt left; `config` is the healer's own section. Returns the healed model in
+        evaluation mode and in `dtype`, loadable as the checkpoint was, and the history with the losses over
+        `validation` [m, seq_len]. The same seed gives the same model. Raises HealingDiverged.
+        """
 
 
 def heal_stage(
     out: Path, *, checkpoint: Path, config: LoraHealing, dtype: str, trust_remote_code: bool = False
 ) -> None:
-    """Heal the model in `checkpoint`; write `out/checkpoint/` (merged, tokenizer) and `out/history.json`.
+    """Heal the model in `checkpoint`; write `out/checkpoint/` (with its tokenizer) and `out/history.json`.
 
-    `dtype` is that of the checkpoint and of the result. Training resumes from the adapter checkpoints that a
-    former attempt left in `out/work`, which is removed at the end. history.json: see `lora.heal`.
+    `dtype` is that of the checkpoint and of the result. Training resumes from what a former attempt left in
+    `out/work`, which is removed at the end. history.json: see `history.History`. Every healer so far trains on
+    text, so `config` has the fields that `blocks.healing_blocks` reads.
 
     Raises AssetError (data out of reach or too short), ConfigError (unknown target module), HealingDiverged.
     """
+    from greenprune._callable import function_named
+    from greenprune.config import HEALERS
     from greenprune.heal.blocks import healing_blocks
-    from greenprune.heal.lora import heal
     from greenprune.models import load_tokenizer, save_checkpoint
     from greenprune.storage import write_atomically
 
+    function = HEALERS[config.method].function
+    assert function is not None, f"heal.method {config.method} trains nothing, so it is no stage"
+    heal: HealingFunction = function_named(function)
     shutil.rmtree(out / "checkpoint", ignore_errors=True)  # a former attempt's, perhaps half-written
     tokenizer = load_tokenizer(checkpoint)
     train, validation = healing_blocks(config, tokenizer)
     model, history = heal(checkpoint, train, validation, config, out / "work", dtype, trust_remote_code)
     save_checkpoint(model, tokenizer, out / "checkpoint")
-    write_atomically(out / "history.json", json.dumps(history, allow_nan=False))
-    shutil.rmtree(out / "work")
+    write_atomically(out / "history.json", json.dumps(history.to_json(), allow_nan=False))
+    shutil.rmtree(out / "work", ignore_errors=True)

@@ -10,7 +10,6 @@ import gc
 import math
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -20,6 +19,7 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
     default_data_collator,
     set_seed,
@@ -27,10 +27,11 @@ from transformers import (
 
 from greenprune.config import LoraHealing
 from greenprune.errors import HealingDiverged
+from greenprune.heal.history import History, history_of
 from greenprune.heal.merge import merged
-from greenprune.heal.progress import Watch, history_of
+from greenprune.heal.progress import DivergenceStop, TrainingProgress
 from greenprune.heal.quantised import load_nf4
-from greenprune.heal.quiet import quiet
+from greenprune.heal.quiet import quiet_training
 from greenprune.heal.resume import last_whole_checkpoint
 from greenprune.heal.targets import target_modules
 from greenprune.models import load_checkpoint
@@ -39,8 +40,8 @@ from greenprune.models.load import DTYPES
 CHECKPOINTS_KEPT = 2  # the last may be half-written when the process is killed
 
 
-@quiet()
-def heal(
+@quiet_training()
+def heal_with_lora(
     checkpoint: Path,
     train: torch.LongTensor,
     validation: torch.LongTensor,
@@ -49,19 +50,14 @@ def heal(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     callbacks: tuple[TrainerCallback, ...] = (),
-) -> tuple[PreTrainedModel, dict[str, Any]]:
+) -> tuple[PreTrainedModel, History]:
     """Train adapters on `train` [n, seq_len] and merge them into the model in `checkpoint`.
 
     Blocks are repeated in fresh orders where there are fewer than the steps need. `work` takes the training
     checkpoints, and training goes on from the last whole one there. A bf16 base trains in bf16, an fp16 one
     in fp32 (fp16 gradients underflow without loss scaling); the adapter itself is always fp32.
 
-    Returns the merged model (a masked one with its zeros), in evaluation mode and in `dtype`, and the history:
-    `train` [{step, loss, learning_rate}], `validation` [{step, loss}], `loss_start` and `loss_end` (validation
-    loss, nats a token, of the model as it trains: with a 4-bit base under nf4), `loss_merged` (of the merged
-    model), `train_loss` (mean over all steps), `steps`, `tokens` (trained on), `seconds` (of training and
-    validation; a resumed run counts what it kept of former attempts), `trainable_parameters`,
-    `peak_memory_bytes` (of the GPU in training; None without one).
+    Returns the merged model (a masked one with its zeros), in evaluation mode and in `dtype`, and the history.
 
     Raises HealingDiverged where a loss is not finite or exceeds config.divergence_factor times the first
     validation loss, and ConfigError for a target module that isn't there.
@@ -76,7 +72,7 @@ def heal(
     set_seed(config.seed)
     adapted = _with_adapters(base, config)
     trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    history = _train(adapted, _TrainingBlocks(train, config), _Blocks(validation), config, work, callbacks)
+    trained = _train(adapted, _TrainingBlocks(train, config), _Blocks(validation), config, work, callbacks)
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     if config.quantize == "nf4":
         adapter = get_peft_model_state_dict(adapted)
@@ -85,12 +81,13 @@ def heal(
         adapted = _with_adapters(_full_precision(checkpoint, dtype, trust_remote_code), config)
         set_peft_model_state_dict(adapted, adapter)
     healed = merged(adapted).eval()
-    history |= {
-        "loss_merged": validation_loss(healed, validation, config.batch_size),
-        "tokens": config.steps * config.gradient_accumulation * config.batch_size * train.shape[1],
-        "trainable_parameters": trainable,
-        "peak_memory_bytes": peak,
-    }
+    history = history_of(
+        trained,
+        loss_merged=validation_loss(healed, validation, config.batch_size),
+        tokens=config.steps * config.gradient_accumulation * config.batch_size * train.shape[1],
+        trainable_parameters=trainable,
+        peak_memory_bytes=peak,
+    )
     if dtype in DTYPES:
         healed = healed.to(DTYPES[dtype])
     return healed, history
@@ -119,8 +116,8 @@ def _train(
     config: LoraHealing,
     work: Path,
     callbacks: tuple[TrainerCallback, ...],
-) -> dict[str, Any]:
-    """Run the Trainer from the last whole checkpoint in `work`, or from the start."""
+) -> TrainerState:
+    """Run the Trainer from the last whole checkpoint in `work`, or from the start; gives its state with the log."""
     resume_from = last_whole_checkpoint(work)
     trainer = _Trainer(
         model=model,
@@ -128,7 +125,7 @@ def _train(
         train_dataset=train,
         eval_dataset=validation,
         data_collator=default_data_collator,
-        callbacks=[Watch(config.divergence_factor), *callbacks],
+        callbacks=[DivergenceStop(config.divergence_factor), TrainingProgress(), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     try:
@@ -138,7 +135,7 @@ def _train(
         raise
     finally:
         trainer.accelerator.free_memory()
-    return history_of(trainer.state)
+    return trainer.state
 
 
 def _free_memory() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from greenprune.logs import only_errors_of
 
 CHATTY = (
     "bitsandbytes.backends.cpu.ops",  # misses an optional inference kernel
@@ -14,15 +15,8 @@ CHATTY = (
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_training() -> Iterator[None]:
     """Only errors of the chatty loggers, and no FutureWarning (peft still reads a deprecated attribute)."""
-    levels = {name: logging.getLogger(name).level for name in CHATTY}
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+    with only_errors_of(*CHATTY), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

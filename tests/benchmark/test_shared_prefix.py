@@ -14,8 +14,9 @@ from tiny import WORDS
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
 from greenprune import PruneConfig, prune
-from greenprune.benchmark import SharedPrefixLM, prefix_tree, shared_prefix
+from greenprune.benchmark import prefix_tree, shared_prefix
 from greenprune.benchmark.prefix_tree import Branch, ancestors, common_prefix, grow, padded, starts, take_batch
+from greenprune.benchmark.shared_prefix import SharedPrefixLM
 
 # ------------------------------------------------------------------------------------------- trees by hand
 

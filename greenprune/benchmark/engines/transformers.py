@@ -1,0 +1,119 @@
+"""Transformers in this process: lm-eval's questions go to SharedPrefixLM, the workload to plain forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from greenprune.benchmark.memory import PeakMemory
+from greenprune.benchmark.perplexity import perplexity
+from greenprune.benchmark.positions import check_length, learned_positions
+from greenprune.config import BenchmarkConfig, EnergyConfig
+from greenprune.models import load_checkpoint
+
+if TYPE_CHECKING:
+    from greenprune.benchmark.shared_prefix import SharedPrefixLM
+
+
+class TransformersEngine:
+    """A model that Transformers has loaded, on the device that holds it."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.device = model.device
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.layers = model.config.get_text_config().num_hidden_layers
+
+    @classmethod
+    def load(cls, checkpoint: Path, dtype: str, trust_remote_code: bool) -> TransformersEngine:
+        return cls(load_checkpoint(checkpoint, dtype, trust_remote_code=trust_remote_code))
+
+    def check_length(self, tokens: int, what: str) -> None:
+        check_length(self.model, tokens, what)
+
+    def scorer(self, tokenizer: PreTrainedTokenizerBase, config: BenchmarkConfig) -> SharedPrefixLM:
+        from greenprune.benchmark.shared_prefix import SharedPrefixLM  # lm-eval takes seconds to import
+
+        return SharedPrefixLM(
+            pretrained=self.model,
+            tokenizer=tokenizer,
+            batch_size=config.batch_size,
+            max_length=min(config.max_length, learned_positions(self.model) or config.max_length),
+        )
+
+    def perplexity(self, segments: torch.Tensor) -> float:
+        return perplexity(self.model, segments)
+
+    @contextmanager
+    def serve(self, config: EnergyConfig) -> Iterator[ForwardPhases]:
+        self.check_length(config.prompt_len + config.decode_len, "benchmark.energy prompt_len + decode_len")
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                yield ForwardPhases(self.model, config)
+        finally:
+            self.model.train(training)
+
+
+class ForwardPhases:
+    """The workload as forwards of the model with a KV cache, a token a step."""
+
+    def __init__(self, model: PreTrainedModel, config: EnergyConfig) -> None:
+        self.model = model
+        self.config = config
+        vocabulary = model.config.get_text_config().vocab_size
+        generator = torch.Generator().manual_seed(config.seed)
+        shape = (config.batch_size, config.prompt_len)
+        self.prompt = torch.randint(vocabulary, shape, generator=generator).to(model.device)
+        self._first_token = self.prompt[:, -1:]
+        self._cache = DynamicCache()
+        self._reply: list[torch.Tensor] = []
+        self._memory = PeakMemory(model.device)
+
+    def prefill(self) -> None:
+        """The prompt through the model, with a new KV cache."""
+        self._forward(self.prompt, DynamicCache())
+
+    def fill_cache(self) -> None:
+        """What decoding starts from.
+
+        The cache is made without the model's config, so sliding-window layers keep all their states: a window
+        that has slid can't be cropped back. The mask still limits what is attended to.
+        """
+        self._cache = DynamicCache()
+        self._first_token = self._forward(self.prompt, self._cache)
+
+    def decode(self) -> None:
+        """The greedy reply, a token a step; afterwards the cache holds the prompt alone again."""
+        token, self._reply = self._first_token, []
+        for _ in range(self.config.decode_len):
+            token = self._forward(token, self._cache)
+            self._reply.append(token)
+        for layer in self._cache.layers:  # Cache.crop means different things in different transformers 5.x
+            if layer.is_initialized:
+                layer.keys = layer.keys[..., : self.config.prompt_len, :]
+                layer.values = layer.values[..., : self.config.prompt_len, :]
+
+    def reply(self) -> torch.Tensor:
+        return torch.cat(self._reply, dim=1)
+
+    def _forward(self, ids: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+        """The next token of each sequence, [batch, 1]; it stays on the device."""
+        logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        return logits[:, -1:].argmax(dim=-1)
+
+    def synchronise(self) -> None:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+
+    def reset_peak_memory(self) -> None:
+        self._memory = PeakMemory(self.model.device)
+
+    def peak_memory_bytes(self) -> int | None:
+        return self._memory.bytes()

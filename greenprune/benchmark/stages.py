@@ -1,0 +1,123 @@
+"""Two stages, each from a checkpoint to one JSON file.
+
+    accuracy_stage   accuracy.json: tasks, perplexities, size          (any machine; joules of each task too)
+                     answers/TASK.jsonl.gz: a line a document, for greenprune.paired
+    energy_stage     energy.json: time, memory, energy of the workload (belongs to the machine it names)
+
+Both write emissions.csv, a line a window, with CodeCarbon's columns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from greenprune.config import BenchmarkConfig, EnergyConfig
+from greenprune.storage import write_atomically
+
+if TYPE_CHECKING:
+    from greenprune.energy import Reading
+    from greenprune.energy.exclusive import Exclusive
+    from greenprune.energy.reading import Sharing
+
+WEIGHTS = (".safetensors", ".bin")
+
+
+def accuracy_stage(
+    out: Path, *, checkpoint: Path, config: BenchmarkConfig, dtype: str, trust_remote_code: bool = False
+) -> None:
+    """Write out/accuracy.json, out/answers/ and out/emissions.csv for the model in `checkpoint`.
+
+    accuracy.json: accuracy, tasks and data (see accuracy.AccuracyResult), perplexity {"<text>_ppl@<length>": …},
+    parameters (tied ones once), checkpoint_bytes, layers, energy_wh_tasks, energy_kind, energy_note, machine,
+    machine_facts, hostname, readings. Metering can't fail this stage: where it isn't possible joules are None.
+    """
+    from greenprune.benchmark.accuracy import measure_accuracy
+    from greenprune.benchmark.answers import write_answers
+    from greenprune.benchmark.engines import load_engine
+    from greenprune.benchmark.texts import measure_perplexities
+    from greenprune.energy import meter_if_possible, notes_of, worst_grade
+    from greenprune.models import load_tokenizer
+
+    engine = load_engine(checkpoint, dtype, trust_remote_code)
+    tokenizer = load_tokenizer(checkpoint)
+    country = config.energy.country if config.energy else None
+    measured = measure_accuracy(engine, tokenizer, config, meter_if_possible(engine.device, country))
+    for task, rows in measured.answers.items():
+        write_answers(out / "answers", task, rows)
+    result = {
+        **measured.to_json(),
+        "perplexity": measure_perplexities(engine, tokenizer, config),
+        "parameters": engine.parameters,
+        "checkpoint_bytes": bytes_of_weights(checkpoint),
+        "layers": engine.layers,
+        "energy_wh_tasks": _watt_hours(measured.readings),
+        "energy_kind": worst_grade(measured.readings),
+        "energy_note": notes_of(measured.readings),
+    }
+    _write(out, "accuracy.json", result, measured.readings)
+
+
+def energy_stage(
+    out: Path,
+    *,
+    checkpoint: Path,
+    config: EnergyConfig,
+    dtype: str,
+    trust_remote_code: bool = False,
+    exclusive: Exclusive = "none",
+) -> None:
+    """Write out/energy.json and out/emissions.csv for the model in `checkpoint` on this machine.
+
+    exclusive: what the caller keeps other stages away from (see energy/exclusive.py); it decides which sensors
+    count. energy.json: see workload.WorkloadResult; machine, machine_facts, hostname, and the readings.
+    Raises EnergyError for a GPU whose energy can't be told from others'.
+    """
+    from greenprune.benchmark.engines import load_engine
+    from greenprune.benchmark.workload import measure_workload
+    from greenprune.energy import meter_for
+    from greenprune.energy.linear import LinearModel
+
+    engine = load_engine(checkpoint, dtype, trust_remote_code)
+    meter = meter_for(
+        engine.device,
+        config.country,
+        sharing=sharing(exclusive, engine.device.type),
+        model=LinearModel(config.watts_per_core, config.watts_base),
+        max_foreign_load=config.max_foreign_load,
+    )
+    measured = measure_workload(engine, config, meter)
+    _write(out, "energy.json", measured.to_json(), measured.readings)
+
+
+def sharing(exclusive: Exclusive, device: str) -> Sharing:
+    """How a window of work on a "cpu" or "cuda" device is shared; a CPU alone is the node alone."""
+    if exclusive == "none":
+        return "shared"
+    return "exclusive: device" if exclusive == "device" and device != "cpu" else "exclusive: node"
+
+
+def bytes_of_weights(checkpoint: Path) -> int:
+    """Of the checkpoint's weight files."""
+    return sum(path.stat().st_size for path in checkpoint.iterdir() if path.suffix in WEIGHTS)
+
+
+def _watt_hours(readings: Sequence[Reading]) -> float | None:
+    from greenprune.energy.reading import JOULES_PER_WH
+
+    joules = [reading.energy_j for reading in readings]
+    known = [energy for energy in joules if energy is not None]
+    return sum(known) / JOULES_PER_WH if known and len(known) == len(joules) else None
+
+
+def _write(out: Path, name: str, result: Mapping[str, Any], readings: Sequence[Reading]) -> None:
+    from greenprune.energy import machine_identity, write_emissions
+
+    machine, facts = machine_identity()
+    provenance = {"machine": machine, "machine_facts": facts, "hostname": facts["hostname"]}
+    listed = [reading.to_dict() for reading in readings]
+    text = json.dumps({**result, **provenance, "readings": listed}, indent=1, allow_nan=False)
+    write_atomically(out / name, text)
+    write_emissions(out / "emissions.csv", readings)

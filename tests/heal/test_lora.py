@@ -1,0 +1,61 @@
+"""Adapters: what a run gives, and that it can be repeated."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from healing import SEQ_LEN, TRAIN, VALIDATION, config, logits, without_times
+
+from greenprune.heal.lora import heal_with_lora
+
+
+def test_loss_falls_and_history_is_whole(healed):
+    _, history = healed
+    assert history.loss_end < history.loss_start - 0.3
+    assert [step.step for step in history.train] == list(range(1, 9))
+    assert [point.step for point in history.validation] == [0, 3, 6, 8]
+    assert history.validation[-1].loss == history.loss_end
+    rates = [step.learning_rate for step in history.train]
+    assert rates[:3] == [0.0, 0.01, 0.02]  # two steps of warm-up
+    assert rates[-1] < 0.2 * max(rates)
+    assert history.steps == 8
+    assert history.tokens == 8 * 2 * 2 * SEQ_LEN
+    assert history.train_loss == pytest.approx(sum(step.loss for step in history.train) / 8)
+    assert history.seconds > 0
+    # rank 8 on q, k, v, o (64 to 64, 32, 32, 64) and gate, up, down (64 and 128) of three layers
+    assert history.trainable_parameters == 3 * 8 * (2 * 128 + 2 * 96 + 3 * 192)
+    json.dumps(history.to_json(), allow_nan=False)
+
+
+def test_merged_model_is_plain_and_has_the_trained_loss(healed):
+    model, history = healed
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert not model.training
+    assert not any("lora" in name for name in model.state_dict())
+    assert history.loss_merged == pytest.approx(history.loss_end, abs=1e-5)
+
+
+def test_same_seed_same_result(checkpoint, healed, tmp_path):
+    model, history = heal_with_lora(checkpoint, TRAIN, VALIDATION, config(), tmp_path)
+    assert without_times(history) == without_times(healed[1])
+    assert torch.equal(logits(model), logits(healed[0]))
+
+
+def test_another_seed_another_result(checkpoint, healed, tmp_path):
+    _, history = heal_with_lora(checkpoint, TRAIN, VALIDATION, config(seed=1), tmp_path)
+    assert history.loss_start == healed[1].loss_start
+    assert history.train != healed[1].train
+
+
+def test_gradient_checkpointing_changes_no_loss(checkpoint, healed, tmp_path):
+    _, history = heal_with_lora(checkpoint, TRAIN, VALIDATION, config(gradient_checkpointing=True), tmp_path)
+    assert history.loss_end == pytest.approx(healed[1].loss_end, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_dtype_is_kept(checkpoint, tmp_path, dtype):
+    model, history = heal_with_lora(checkpoint, TRAIN, VALIDATION, config(steps=3), tmp_path, dtype)
+    assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
+    assert history.loss_end < history.loss_start
