@@ -24,9 +24,10 @@ from greenprune.data import split_documents
 from greenprune.errors import AssetError, ConfigError, HealingDiverged
 from greenprune.heal import heal_stage
 from greenprune.heal.blocks import healing_blocks
-from greenprune.heal.lora import heal, validation_loss
+from greenprune.heal.lora import heal
 from greenprune.heal.resume import last_whole_checkpoint
 from greenprune.heal.targets import target_modules
+from greenprune.models.loss import mean_loss
 
 SEQ_LEN = 16
 
@@ -344,7 +345,7 @@ def test_zeros_of_a_mask_outlive_the_merge(checkpoint, tmp_path, quantize):
     assert not torch.equal(model.state_dict()[name], healed.state_dict()[name])
     assert healed.config.pruning_mask == "2:4"
     assert not any("lora" in name for name in healed.state_dict())
-    assert history["loss_merged"] == pytest.approx(validation_loss(healed, VALIDATION, batch_size=2), abs=1e-5)
+    assert history["loss_merged"] == pytest.approx(mean_loss(healed, VALIDATION, batch_size=2), abs=1e-5)
     assert history["loss_merged"] < history["loss_start"]
 
 
@@ -359,12 +360,12 @@ def test_zeros_that_no_mask_made_may_be_filled(checkpoint, tmp_path):
 
 @pytest.mark.parametrize("quantize", ["none", "nf4"])
 def test_layers_of_different_widths_heal_and_stay_so(checkpoint, tmp_path, quantize):
-    from greenprune.models import keep_channels, keep_heads, load_checkpoint, settle
+    from greenprune.models import fit_class_and_config, keep_channels, keep_heads, load_checkpoint
 
     model = load_checkpoint(checkpoint, device="cpu")
     keep_heads(model, 1, [0, 2])
     keep_channels(model, 1, range(64))
-    assert settle(model) == "trust_remote_code"
+    assert fit_class_and_config(model) == "trust_remote_code"
     model.save_pretrained(tmp_path / "pruned")
     healed, history = heal(tmp_path / "pruned", TRAIN, VALIDATION, config(quantize=quantize), tmp_path / "work")
     assert history["loss_end"] < history["loss_start"] - 0.2
