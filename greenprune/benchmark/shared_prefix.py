@@ -46,15 +46,14 @@ from greenprune.benchmark.prefix_tree import (
     take_batch,
     width_of,
 )
-from greenprune.models.decoder import LAYOUTS, LOGITS_AT_ONCE, Decoder
+from greenprune.models.architectures import ARCHITECTURES, architecture_of
+from greenprune.models.decoder import LOGITS_AT_ONCE, Decoder
 
 log = logging.getLogger("greenprune")
 TOKENS_A_SEQUENCE = {"cpu": 32}  # a CPU isn't faster with more at once, and small batches need less padding
 TOKENS_A_SEQUENCE_ELSEWHERE = 256
 AUTO_BATCH_SIZE = 64
 CACHED_CHARACTERS = 1 << 28
-# model types whose forward takes a mask for each of config.layer_types; the others take one for all layers
-MASKS_BY_LAYER_TYPE = ("qwen2", "qwen3", "gemma2", "gemma3_text")
 
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
 Answer = tuple[float, bool]
@@ -218,7 +217,7 @@ class SharedPrefixLM(HFLM):
         config = self.model.config
         window = getattr(config, "sliding_window", None)
         near = seen if window is None else seen & (depths[:, :, None] - depths[:, None, :] < window)
-        if config.model_type not in MASKS_BY_LAYER_TYPE:
+        if architecture_of(self.model).masks == "one":
             return self._additive(near)
         return {"full_attention": self._additive(seen), "sliding_attention": self._additive(near)}
 
@@ -262,9 +261,9 @@ def why_not(lm: HFLM) -> str | None:
     model = lm.model
     if lm.backend != "causal":
         return "an encoder-decoder has no context that choices continue"
-    if not isinstance(model, PreTrainedModel) or model.config.model_type not in LAYOUTS:
+    if not isinstance(model, PreTrainedModel) or model.config.model_type not in ARCHITECTURES:
         kind = getattr(model.config, "model_type", type(model).__name__)
-        return f"{type(model).__name__} of {kind} is not among {', '.join(sorted(LAYOUTS))}"
+        return f"{type(model).__name__} of {kind} is not among {', '.join(sorted(ARCHITECTURES))}"
     if model.get_output_embeddings() is None:
         return f"{type(model).__name__} has no language-model head"
     if model.config._attn_implementation not in ("eager", "sdpa"):

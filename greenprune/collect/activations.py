@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from greenprune.collect.forward import Batch
+from greenprune.collect.forward import WatchedBatch
 from greenprune.models.decoder import Decoder, LayerView
+from greenprune.models.hooks import Hooks
 
 # -------------------------------------------------------------------------------------------------- maths
 
@@ -64,17 +64,15 @@ class Activations:
         self.sums: list[Tensor] = []
         self.seen: list[tuple[Tensor, Tensor]] = []  # where to add what, once the batch has run
 
-    def attach(self, decoder: Decoder) -> list[RemovableHandle]:
-        views = [decoder.view(layer) for layer in range(self.layers)]
+    def attach(self, decoder: Decoder, hooks: Hooks) -> None:
+        views = decoder.views()
         if not self.sums:
             self._allocate(views)
-        handles: list[RemovableHandle] = []
         for layer, view in enumerate(views):
             for part, linear in (("attention", view.out), ("mlp", view.down)):
-                handles.append(linear.register_forward_pre_hook(self._before(self.inputs[part][layer])))
+                hooks.before(linear, self._before(self.inputs[part][layer]))
             for position, norm in enumerate((view.input_norm, view.mlp_norm)):
-                handles.append(norm.register_forward_hook(self._after(self.normed[layer, position])))
-        return handles
+                hooks.after(norm, self._after(self.normed[layer, position]))
 
     @torch.inference_mode(False)  # a reduction over workers writes into the sums when the pass is over
     def _allocate(self, views: list[LayerView]) -> None:
@@ -89,12 +87,12 @@ class Activations:
         self.normed = torch.zeros(self.layers, 2, views[0].out.out_features, dtype=torch.float64)
         self.sums = [*self.inputs.values(), self.normed]
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, batch: WatchedBatch) -> None:
         self.batch, self.seen = batch, []
         self.valid = None if batch.whole else batch.valid
 
     def _before(self, total: Tensor) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+        def hook(_: nn.Module, args: tuple[Any, ...], __: dict[str, Any]) -> None:
             values = self._by_sample(args[0])
             sums = centred_sums(self.batch.counted(values))
             self.seen.append((total, torch.cat([sums, squared_mean_sizes(values, self.valid)[None]])))
@@ -111,7 +109,7 @@ class Activations:
         """[B, T, d]; OPT runs its MLP on [B * T, d]."""
         return values.reshape(*self.batch.tokens.shape, values.shape[-1])
 
-    def end(self, batch: Batch) -> None:
+    def end(self, batch: WatchedBatch) -> None:
         count = int(batch.valid.sum())
         for total, seen in self.seen if count else ():
             values = seen.cpu()

@@ -14,18 +14,18 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from greenprune.collect import Statistics
 from greenprune.logs import Seldom
 from greenprune.models.decoder import Decoder
+from greenprune.models.hooks import Hooks
 
 log = logging.getLogger("greenprune")
 
 
 @dataclass(frozen=True)
-class Batch:
+class WatchedBatch:
     """tokens [B, T]; valid bool [B, T]: what counts; `whole` where everything does."""
 
     tokens: Tensor
@@ -52,11 +52,12 @@ class Watcher(Protocol):
 
     sums: list[Tensor]
 
-    def attach(self, decoder: Decoder) -> list[RemovableHandle]: ...
+    def attach(self, decoder: Decoder, hooks: Hooks) -> None:
+        """Hook what there is to see."""
 
-    def begin(self, batch: Batch) -> None: ...
+    def begin(self, batch: WatchedBatch) -> None: ...
 
-    def end(self, batch: Batch) -> None: ...
+    def end(self, batch: WatchedBatch) -> None: ...
 
     def tensors(self, num_samples: int, num_tokens: int) -> dict[str, Tensor]:
         """The statistics that the sums give, by their names in `Statistics`."""
@@ -94,10 +95,9 @@ class ForwardPass:
     ) -> ForwardPass:
         """Feed all samples; those with `counted` False [num_samples] are computed but left out of the sums."""
         lines = Seldom()
-        handles: list[RemovableHandle] = []
-        try:
+        with Hooks() as hooks:
             for watcher in self.watchers:
-                handles += watcher.attach(self.decoder)
+                watcher.attach(self.decoder, hooks)
             for start in range(0, len(tokens), batch_size):
                 rows = slice(start, start + batch_size)
                 self._feed(
@@ -107,16 +107,13 @@ class ForwardPass:
                 )
                 if lines.due():
                     log.info("collecting: %d of %d samples", min(start + batch_size, len(tokens)), len(tokens))
-        finally:
-            for handle in handles:
-                handle.remove()
         return self
 
     def _feed(self, tokens: Tensor, mask: Tensor | None, counted: Tensor | None) -> None:
         valid = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
         if counted is not None:
             valid = valid & counted[:, None]
-        batch = Batch(tokens, valid, whole=bool(valid.all()))
+        batch = WatchedBatch(tokens, valid, whole=bool(valid.all()))
         inputs: dict[str, Any] = {"input_ids": tokens, "use_cache": False}
         if mask is not None:
             inputs["attention_mask"] = mask

@@ -26,6 +26,8 @@ from transformers import PreTrainedModel
 
 from greenprune.logs import Seldom
 from greenprune.models.decoder import Decoder, LayerView, layer_output
+from greenprune.models.hooks import Hooks
+from greenprune.models.loss import cross_entropy
 
 log = logging.getLogger("greenprune")
 
@@ -92,7 +94,7 @@ class Gradients:
 
 
 @dataclass
-class Batch:
+class BackwardBatch:
     """Some samples on their way back: the inputs kept for layers, and the loss's gradient of the layer's output."""
 
     size: int
@@ -134,8 +136,8 @@ class LayerCalls:
                 for rows, counted in zip(tokens.split(batch_size), shard.counted.split(batch_size), strict=True)
             ]
 
-    def _forward(self, tokens: Tensor, counted: Tensor) -> Batch:
-        batch, gathered = Batch(len(tokens)), ExitStack()
+    def _forward(self, tokens: Tensor, counted: Tensor) -> BackwardBatch:
+        batch, gathered = BackwardBatch(len(tokens)), ExitStack()
         leaves: list[Tensor] = []
 
         def before(index: int) -> Callable[..., None]:
@@ -158,17 +160,14 @@ class LayerCalls:
             return (leaves[0], *output[1:]) if isinstance(output, tuple) else leaves[0]
 
         layers = self.decoder.layers
-        handles = [layer.register_forward_pre_hook(before(i), with_kwargs=True) for i, layer in enumerate(layers)]
-        handles += [layer.register_forward_hook(after) for layer in layers]
-        try:
-            with torch.enable_grad():
-                tokens, counted = tokens.to(self.shard.device), counted.to(self.shard.device)
-                logits = self.decoder.model(input_ids=tokens, use_cache=False).logits[counted, :-1].flatten(0, 1)
-                loss = nn.functional.cross_entropy(logits.float(), tokens[counted, 1:].flatten(), reduction="sum")
+        with Hooks() as hooks, torch.enable_grad():
+            for index, layer in enumerate(layers):
+                hooks.before(layer, before(index))
+                hooks.after(layer, after)
+            tokens, counted = tokens.to(self.shard.device), counted.to(self.shard.device)
+            logits = self.decoder.model(input_ids=tokens, use_cache=False).logits[counted, :-1]
+            loss = cross_entropy(logits, tokens[counted, 1:])
             (batch.upstream,) = torch.autograd.grad(loss, leaves)
-        finally:
-            for handle in handles:
-                handle.remove()
         return batch
 
     def fill_inputs(self, layers: range) -> None:
@@ -178,7 +177,7 @@ class LayerCalls:
                 for batch in self.batches:
                     batch.inputs[layer + 1] = self._call(layer, batch, batch.inputs[layer].to(self.shard.device)).cpu()
 
-    def _call(self, layer: int, batch: Batch, hidden: Tensor) -> Tensor:
+    def _call(self, layer: int, batch: BackwardBatch, hidden: Tensor) -> Tensor:
         others, kwargs = self.others[layer, batch.size]
         return layer_output(self.decoder.layers[layer](hidden, *others, **kwargs))
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
-from greenprune.collect.forward import Batch
+from greenprune.collect.forward import WatchedBatch
 from greenprune.models.decoder import Decoder, layer_output
+from greenprune.models.hooks import Hooks
 
 # -------------------------------------------------------------------------------------------------- maths
 
@@ -43,8 +43,8 @@ def block_table(pairs: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------- wiring
 
 
-def watch_hidden_states(decoder: Decoder, see: Callable[[int, Tensor], None]) -> list[RemovableHandle]:
-    """Every forward calls `see(l, h^l)` for l = 0..L in order, until the hooks are removed."""
+def watch_hidden_states(decoder: Decoder, see: Callable[[int, Tensor], None], hooks: Hooks) -> None:
+    """Every forward calls `see(l, h^l)` for l = 0..L in order, as long as the hooks last."""
 
     def before(index: int) -> Callable[..., None]:
         def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -55,10 +55,9 @@ def watch_hidden_states(decoder: Decoder, see: Callable[[int, Tensor], None]) ->
     def after(_: Any, __: Any, output: Any) -> None:
         see(len(decoder), layer_output(output))
 
-    handles = [
-        layer.register_forward_pre_hook(before(index), with_kwargs=True) for index, layer in enumerate(decoder.layers)
-    ]
-    return [*handles, decoder.layers[-1].register_forward_hook(after)]
+    for index, layer in enumerate(decoder.layers):
+        hooks.before(layer, before(index))
+    hooks.after(decoder.layers[-1], after)
 
 
 class AngularDistance:
@@ -69,10 +68,10 @@ class AngularDistance:
         self.sums = [self.distances]
         self.states = torch.empty(layers + 1, 0, 0)  # [L+1, batch, d], of the batch being seen
 
-    def attach(self, decoder: Decoder) -> list[RemovableHandle]:
-        return watch_hidden_states(decoder, self._see)
+    def attach(self, decoder: Decoder, hooks: Hooks) -> None:
+        watch_hidden_states(decoder, self._see, hooks)
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, batch: WatchedBatch) -> None:
         self.batch = batch
 
     def _see(self, index: int, hidden: Tensor) -> None:
@@ -82,7 +81,7 @@ class AngularDistance:
         rows = torch.arange(len(hidden), device=hidden.device)
         self.states[index, : len(hidden)] = hidden[rows, self.batch.last]
 
-    def end(self, batch: Batch) -> None:
+    def end(self, batch: WatchedBatch) -> None:
         distances = angular_distances(self.states[:, : len(batch.tokens)][:, batch.rows])
         self.distances += distances.sum(dim=-1).cpu()
 
@@ -98,10 +97,10 @@ class BlockInfluence:
         self.sums = [self.cosines]
         self.previous: tuple[Tensor, Tensor] | None = None
 
-    def attach(self, decoder: Decoder) -> list[RemovableHandle]:
-        return watch_hidden_states(decoder, self._see)
+    def attach(self, decoder: Decoder, hooks: Hooks) -> None:
+        watch_hidden_states(decoder, self._see, hooks)
 
-    def begin(self, batch: Batch) -> None:
+    def begin(self, batch: WatchedBatch) -> None:
         self.batch, self.previous = batch, None
 
     def _see(self, index: int, hidden: Tensor) -> None:
@@ -113,7 +112,7 @@ class BlockInfluence:
             self.cosines[index - 1] += self.batch.counted(cosine).double().sum().cpu()
         self.previous = (hidden, norm)
 
-    def end(self, batch: Batch) -> None:
+    def end(self, batch: WatchedBatch) -> None:
         self.previous = None
 
     def tensors(self, num_samples: int, num_tokens: int) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 from greenprune.errors import ModelError
 from greenprune.logs import Seldom
 from greenprune.models.decoder import Decoder, layer_output
+from greenprune.models.hooks import Hooks
 
 log = logging.getLogger("greenprune")
 
@@ -112,19 +113,17 @@ class LayerByLayer:
             if not unseen:
                 raise _AllSeen
 
-        handles = [
-            linear.register_forward_pre_hook(lambda module, args, name=name: see(name, module, args[0]))
-            for name, linear in linears.items()
-        ]
-        try:
+        def watched(name: str) -> Callable[..., None]:
+            return lambda linear, args, _: see(name, linear, args[0])
+
+        with Hooks() as hooks:
+            for name, linear in linears.items():
+                hooks.before(linear, watched(name))
             for rows in self.rows:
                 before, samples = samples, samples + len(rows)
                 unseen.update(linears)
                 with suppress(_AllSeen):  # nobody asks for what the layer's last linear gives
                     self._output(layer, rows)
-        finally:
-            for handle in handles:
-                handle.remove()
         for name, found in means.items():
             if not found.mean.isfinite().all():
                 raise ModelError(

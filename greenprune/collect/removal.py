@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from greenprune.benchmark.perplexity import cross_entropy
 from greenprune.collect.hidden_states import watch_hidden_states
 from greenprune.logs import Seldom
 from greenprune.models.decoder import Decoder
+from greenprune.models.hooks import Hooks
+from greenprune.models.loss import total_loss
 
 log = logging.getLogger("greenprune")
 
@@ -48,7 +49,7 @@ def losses_without(model: PreTrainedModel, tokens: Tensor, blocks: Sequence[rang
             states = _states_before(decoder, batch, {block.start for block in blocks})
             for index, block in enumerate(blocks):
                 with decoder.running([*[_Given(states[block.start])] * block.stop, *decoder.layers[block.stop :]]):
-                    totals[index] += cross_entropy(model, batch)
+                    totals[index] += total_loss(model, batch)
                 if lines.due():
                     share = (done + (index + 1) / len(blocks)) / math.ceil(len(tokens) / batch_size)
                     log.info("removing layers in turn: %.0f %% after %.0f s", 100 * share, lines.last - started)
@@ -66,12 +67,9 @@ def _states_before(decoder: Decoder, batch: Tensor, layers: Collection[int]) -> 
         if layer in layers:
             states[layer] = hidden
 
-    handles = watch_hidden_states(decoder, see)
-    try:
+    with Hooks() as hooks:
+        watch_hidden_states(decoder, see, hooks)
         decoder.backbone(input_ids=batch, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
     return states
 
 

@@ -36,6 +36,7 @@ from greenprune.heal.resume import last_whole_checkpoint
 from greenprune.heal.targets import target_modules
 from greenprune.models import load_checkpoint
 from greenprune.models.load import DTYPES
+from greenprune.models.loss import mean_loss
 
 CHECKPOINTS_KEPT = 2  # the last may be half-written when the process is killed
 
@@ -83,7 +84,7 @@ def heal_with_lora(
     healed = merged(adapted).eval()
     history = history_of(
         trained,
-        loss_merged=validation_loss(healed, validation, config.batch_size),
+        loss_merged=mean_loss(healed, validation, config.batch_size),
         tokens=config.steps * config.gradient_accumulation * config.batch_size * train.shape[1],
         trainable_parameters=trainable,
         peak_memory_bytes=peak,
@@ -216,13 +217,3 @@ class _TrainingBlocks(_Blocks):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return super().__getitem__(int(self.order[index]))
-
-
-@torch.no_grad()
-def validation_loss(model: PreTrainedModel, blocks: torch.LongTensor, batch_size: int) -> float:
-    """Mean next-token loss (nats) of `model` over `blocks` [n, seq_len]."""
-    losses = [
-        model(input_ids=batch, labels=batch, use_cache=False).loss.item() * len(batch)
-        for batch in blocks.to(model.device).split(batch_size)
-    ]
-    return sum(losses) / len(blocks)

@@ -2,7 +2,7 @@
 
 Architectures name their projections differently and fuse some of them into one matrix. Methods must not care:
 they ask a LayerView for the rows that make the queries, keys, … of each head, and for the matrices that read
-the heads and channels. LAYOUTS is the whole difference between architectures.
+the heads and channels. The whole difference between architectures is their entries in architectures.py.
 """
 
 from __future__ import annotations
@@ -16,95 +16,8 @@ import torch
 from torch import LongTensor, Tensor, nn
 from transformers import PreTrainedModel
 
-from greenprune.errors import ModelError
+from greenprune.models.architectures import Layout, architecture_of
 
-
-@dataclass(frozen=True)
-class Layout:
-    """Where an architecture keeps its parts. Paths are relative to a layer, but for those of the model.
-
-    Equal paths mean one fused linear that holds the parts one after the other; `per_head` that each head's
-    query, key and value rows lie together instead. `config_biases`: the fields of the stock configuration
-    that give biases to the projections, and so hold a compensation bias without code of ours.
-    """
-
-    owner: str = "model"  # from the causal LM to the module that holds `layers`
-    embeddings: str = "model.embed_tokens"
-    final_norm: str = "model.norm"
-    attention: str = "self_attn"
-    query: str = "self_attn.q_proj"
-    key: str = "self_attn.k_proj"
-    value: str = "self_attn.v_proj"
-    out: str = "self_attn.o_proj"
-    gate: str | None = "mlp.gate_proj"
-    up: str = "mlp.up_proj"
-    down: str = "mlp.down_proj"
-    input_norm: str = "input_layernorm"
-    mlp_norm: str = "post_attention_layernorm"
-    output_norms: tuple[str, ...] = ()  # on what attention and MLP give back to the residual stream
-    per_head: bool = False
-    head_dim_from_hidden: bool = False  # the configuration can't hold a head size of its own
-    config_channels: str = "intermediate_size"
-    config_biases: tuple[str, ...] = ()
-
-
-GEMMA_2 = Layout(
-    mlp_norm="pre_feedforward_layernorm",
-    output_norms=("post_attention_layernorm", "post_feedforward_layernorm"),
-    config_biases=("attention_bias",),
-)
-
-LAYOUTS = {
-    "llama": Layout(config_biases=("attention_bias", "mlp_bias")),
-    "mistral": Layout(),
-    "qwen2": Layout(),
-    "qwen3": Layout(config_biases=("attention_bias",)),
-    "gemma": Layout(config_biases=("attention_bias",)),
-    "gemma2": GEMMA_2,
-    "gemma3_text": GEMMA_2,
-    "phi3": Layout(
-        query="self_attn.qkv_proj",
-        key="self_attn.qkv_proj",
-        value="self_attn.qkv_proj",
-        gate="mlp.gate_up_proj",
-        up="mlp.gate_up_proj",
-    ),
-    "glm4": Layout(
-        gate="mlp.gate_up_proj",
-        up="mlp.gate_up_proj",
-        output_norms=("post_self_attn_layernorm", "post_mlp_layernorm"),
-    ),
-    "opt": Layout(
-        owner="model.decoder",
-        embeddings="model.decoder.embed_tokens",
-        final_norm="model.decoder.final_layer_norm",
-        out="self_attn.out_proj",
-        gate=None,
-        up="fc1",
-        down="fc2",
-        input_norm="self_attn_layer_norm",
-        mlp_norm="final_layer_norm",
-        head_dim_from_hidden=True,
-        config_channels="ffn_dim",
-        config_biases=("enable_bias",),
-    ),
-    "gpt_neox": Layout(
-        owner="gpt_neox",
-        embeddings="gpt_neox.embed_in",
-        final_norm="gpt_neox.final_layer_norm",
-        attention="attention",
-        query="attention.query_key_value",
-        key="attention.query_key_value",
-        value="attention.query_key_value",
-        out="attention.dense",
-        gate=None,
-        up="mlp.dense_h_to_4h",
-        down="mlp.dense_4h_to_h",
-        per_head=True,
-        head_dim_from_hidden=True,
-        config_biases=("attention_bias",),
-    ),
-}
 LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MiB in fp32: all positions' together would be the largest tensor of a pass
 
 
@@ -191,9 +104,7 @@ class LayerView:
     @property
     def linears(self) -> dict[str, nn.Linear]:
         """Every matrix that can be pruned by its path in the layer, in order of execution."""
-        at = self.layout
-        paths = (at.query, at.key, at.value, at.out, at.gate, at.up, at.down)
-        return {path: self._linear(path) for path in paths if path is not None}
+        return {path: self._linear(path) for path in self.layout.linears}
 
     @property
     def norms(self) -> dict[str, nn.Module]:
@@ -237,15 +148,11 @@ class Decoder:
     model: PreTrainedModel
 
     def __post_init__(self) -> None:
-        if self.model.config.model_type not in LAYOUTS:
-            raise ModelError(
-                f"the model must be one of {', '.join(sorted(LAYOUTS))}, got {self.model.config.model_type}; "
-                "add its row to LAYOUTS in greenprune/models/decoder.py"
-            )
+        architecture_of(self.model)  # refused here where it has no entry
 
     @property
     def layout(self) -> Layout:
-        return LAYOUTS[self.model.config.model_type]
+        return architecture_of(self.model).layout
 
     @property
     def owner(self) -> nn.Module:
@@ -273,6 +180,9 @@ class Decoder:
 
     def view(self, layer: int) -> LayerView:
         return LayerView(self.layers[layer], self.layout)
+
+    def views(self) -> list[LayerView]:
+        return [self.view(layer) for layer in range(len(self))]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[…, vocabulary] of the backbone's states […, hidden_size]: the head, and Gemma's soft cap."""

@@ -12,7 +12,8 @@ from transformers.utils import logging as transformers_logging
 
 from greenprune.assets import materialize
 from greenprune.config import ModelConfig
-from greenprune.models.modeling_pruned import CLASSES
+from greenprune.models.architectures import ARCHITECTURES
+from greenprune.models.modeling_pruned import pruned_class
 
 transformers_logging.disable_progress_bar()  # a bar for each load drowns the progress of a trial
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -43,8 +44,8 @@ def model_class(folder: Path) -> Any:
     """What loads the checkpoint in `folder`: for layers of different widths our own class, so that no code in the
     folder runs; otherwise AutoModelForCausalLM."""
     config = json.loads((folder / "config.json").read_text())
-    if "layer_widths" in config and config.get("model_type") in CLASSES:
-        return CLASSES[config["model_type"]][0]
+    if "layer_widths" in config and config.get("model_type") in ARCHITECTURES:
+        return pruned_class(ARCHITECTURES[config["model_type"]].stock)
     return AutoModelForCausalLM
 
 

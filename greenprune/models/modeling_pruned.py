@@ -7,35 +7,42 @@ This file travels with a checkpoint and needs only torch and transformers:
 `config.layer_widths` has an entry for each layer: {"heads", "kv_heads", "channels", "attention_bias", "mlp_bias"};
 the biases are those of the attention's and the MLP's output projections. All else is as in the stock
 architecture: its forward pass takes the widths from the tensors.
+
+PrunedLlamaForCausalLM is the narrow form of Transformers' LlamaForCausalLM, and so for every other causal LM: the class
+is made when this module is asked for it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import transformers
 from torch import nn
-from transformers import (
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    GemmaForCausalLM,
-    Glm4ForCausalLM,
-    GPTNeoXForCausalLM,
-    LlamaForCausalLM,
-    MistralForCausalLM,
-    OPTForCausalLM,
-    Phi3ForCausalLM,
-    PreTrainedModel,
-    Qwen2ForCausalLM,
-    Qwen3ForCausalLM,
-)
+from transformers import PreTrainedModel
 
-QUERIES = ("q_proj",)
-KEYS_OR_VALUES = ("k_proj", "v_proj")
-QUERIES_KEYS_VALUES = ("qkv_proj", "query_key_value")
-ATTENTION_OUTPUTS = ("o_proj", "out_proj", "dense")
-GATES_OR_UPS = ("gate_proj", "up_proj", "fc1", "dense_h_to_4h")
-GATES_AND_UPS = ("gate_up_proj",)
-MLP_OUTPUTS = ("down_proj", "fc2", "dense_4h_to_h")
+PREFIX = "Pruned"
+# What each linear of a layer holds, by the last part of its name
+LINEARS = {
+    "q_proj": "queries",
+    "k_proj": "keys or values",
+    "v_proj": "keys or values",
+    "qkv_proj": "queries, keys and values",
+    "query_key_value": "queries, keys and values",
+    "o_proj": "attention's output",
+    "out_proj": "attention's output",
+    "dense": "attention's output",
+    "gate_proj": "gates or ups",
+    "up_proj": "gates or ups",
+    "fc1": "gates or ups",
+    "dense_h_to_4h": "gates or ups",
+    "gate_up_proj": "gates and ups",
+    "down_proj": "MLP's output",
+    "fc2": "MLP's output",
+    "dense_4h_to_h": "MLP's output",
+}
+
+
+MADE: dict[type[PreTrainedModel], type[PreTrainedModel]] = {}  # stock class -> its Pruned… class, as they are asked for
 
 
 class NarrowLayers(PreTrainedModel):
@@ -47,24 +54,44 @@ class NarrowLayers(PreTrainedModel):
         super().__init__(config)
         decoder: Any = getattr(self.base_model, "decoder", self.base_model)
         for layer, widths in zip(decoder.layers, config.layer_widths, strict=True):
-            narrow(layer, widths, config)
+            make_narrow(layer, widths, config)
 
 
-def narrow(layer: nn.Module, widths: dict[str, Any], config: Any) -> None:
+def pruned_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """The narrow form of a stock causal LM, always the same class."""
+    if stock not in MADE:
+        MADE[stock] = type(PREFIX + stock.__name__, (NarrowLayers, stock), {"__module__": __name__})
+    return MADE[stock]
+
+
+def __getattr__(name: str) -> Any:
+    """`config.auto_map` and pickles ask this module for a Pruned… class by its name."""
+    stock = getattr(transformers, name.removeprefix(PREFIX), None) if name.startswith(PREFIX) else None
+    if not (isinstance(stock, type) and issubclass(stock, PreTrainedModel)):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return pruned_class(stock)
+
+
+def make_narrow(layer: nn.Module, widths: dict[str, Any], config: Any) -> None:
     """Give a stock layer the linears of these widths, not initialised as the architecture would."""
     attention = layer.self_attn if hasattr(layer, "self_attn") else layer.attention
     head_dim = attention.head_dim if hasattr(attention, "head_dim") else attention.head_size
     heads, kv_heads, channels = widths["heads"], widths["kv_heads"], widths["channels"]
-    rows = dict.fromkeys(QUERIES, heads * head_dim) | dict.fromkeys(KEYS_OR_VALUES, kv_heads * head_dim)
-    rows |= dict.fromkeys(QUERIES_KEYS_VALUES, (heads + 2 * kv_heads) * head_dim)
-    rows |= dict.fromkeys(GATES_OR_UPS, channels) | dict.fromkeys(GATES_AND_UPS, 2 * channels)
-    columns = dict.fromkeys(ATTENTION_OUTPUTS, heads * head_dim) | dict.fromkeys(MLP_OUTPUTS, channels)
-    biases = dict.fromkeys(ATTENTION_OUTPUTS, widths["attention_bias"]) | dict.fromkeys(MLP_OUTPUTS, widths["mlp_bias"])
+    rows = {
+        "queries": heads * head_dim,
+        "keys or values": kv_heads * head_dim,
+        "queries, keys and values": (heads + 2 * kv_heads) * head_dim,
+        "gates or ups": channels,
+        "gates and ups": 2 * channels,
+    }
+    columns = {"attention's output": heads * head_dim, "MLP's output": channels}
+    biases = {"attention's output": widths["attention_bias"], "MLP's output": widths["mlp_bias"]}
     for path, module in list(layer.named_modules()):
         if isinstance(module, nn.Linear):
             parent, _, name = path.rpartition(".")
-            sizes = columns.get(name, module.in_features), rows.get(name, module.out_features)
-            linear = nn.Linear(*sizes, bias=biases.get(name, module.bias is not None))
+            holds = LINEARS.get(name, "")  # a linear of another name stays as wide as it is
+            sizes = columns.get(holds, module.in_features), rows.get(holds, module.out_features)
+            linear = nn.Linear(*sizes, bias=biases.get(holds, module.bias is not None))
             setattr(layer.get_submodule(parent), name, linear)
     set_heads(attention, heads, kv_heads, config)
 
@@ -93,63 +120,3 @@ class OwnHeads:
         if name == "shared" or name.startswith("__"):  # before __init__ has run: copies and pickles
             raise AttributeError(name)
         return getattr(self.shared, name)
-
-
-class PrunedLlamaForCausalLM(NarrowLayers, LlamaForCausalLM):
-    pass
-
-
-class PrunedMistralForCausalLM(NarrowLayers, MistralForCausalLM):
-    pass
-
-
-class PrunedQwen2ForCausalLM(NarrowLayers, Qwen2ForCausalLM):
-    pass
-
-
-class PrunedQwen3ForCausalLM(NarrowLayers, Qwen3ForCausalLM):
-    pass
-
-
-class PrunedGemmaForCausalLM(NarrowLayers, GemmaForCausalLM):
-    pass
-
-
-class PrunedGemma2ForCausalLM(NarrowLayers, Gemma2ForCausalLM):
-    pass
-
-
-class PrunedGemma3ForCausalLM(NarrowLayers, Gemma3ForCausalLM):
-    pass
-
-
-class PrunedPhi3ForCausalLM(NarrowLayers, Phi3ForCausalLM):
-    pass
-
-
-class PrunedGlm4ForCausalLM(NarrowLayers, Glm4ForCausalLM):
-    pass
-
-
-class PrunedOPTForCausalLM(NarrowLayers, OPTForCausalLM):
-    pass
-
-
-class PrunedGPTNeoXForCausalLM(NarrowLayers, GPTNeoXForCausalLM):
-    pass
-
-
-# model_type -> its class here and the stock class that it narrows
-CLASSES: dict[str, tuple[type[PreTrainedModel], type[PreTrainedModel]]] = {
-    "llama": (PrunedLlamaForCausalLM, LlamaForCausalLM),
-    "mistral": (PrunedMistralForCausalLM, MistralForCausalLM),
-    "qwen2": (PrunedQwen2ForCausalLM, Qwen2ForCausalLM),
-    "qwen3": (PrunedQwen3ForCausalLM, Qwen3ForCausalLM),
-    "gemma": (PrunedGemmaForCausalLM, GemmaForCausalLM),
-    "gemma2": (PrunedGemma2ForCausalLM, Gemma2ForCausalLM),
-    "gemma3_text": (PrunedGemma3ForCausalLM, Gemma3ForCausalLM),
-    "phi3": (PrunedPhi3ForCausalLM, Phi3ForCausalLM),
-    "glm4": (PrunedGlm4ForCausalLM, Glm4ForCausalLM),
-    "opt": (PrunedOPTForCausalLM, OPTForCausalLM),
-    "gpt_neox": (PrunedGPTNeoXForCausalLM, GPTNeoXForCausalLM),
-}

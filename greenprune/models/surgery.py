@@ -1,26 +1,19 @@
-"""Change a model's shape in place. `settle` comes last: it makes class and configuration fit the new widths.
+"""Change a model's shape in place: its layers, heads, channels, output biases and hidden size.
 
-A model that Transformers can describe stays an ordinary checkpoint of its architecture. One whose layers differ in
-width becomes its Pruned… class (modeling_pruned.py), whose code travels with the checkpoint.
+All but `remove_layers` leave class and configuration as they were: `fit_class_and_config` (stock_form.py) comes last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from itertools import combinations
-from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from greenprune.errors import ModelError
-from greenprune.models.decoder import Decoder, LayerView, Rows
-from greenprune.models.modeling_pruned import CLASSES, set_heads
-
-Needs = Literal["transformers", "trust_remote_code"]
+from greenprune.models.decoder import Decoder, Rows
+from greenprune.models.modeling_pruned import set_heads
 
 
 def remove_layers(model: PreTrainedModel, indices: Collection[int]) -> None:
@@ -102,7 +95,7 @@ def add_output_bias(model: PreTrainedModel, layer: int, attention: Tensor | None
         if bias is not None:
             with torch.no_grad():
                 if linear.bias is None:
-                    _zero_bias(linear)
+                    give_zero_bias(linear)
                 linear.bias += bias.to(linear.bias)
 
 
@@ -148,7 +141,8 @@ def _parameter(values: Tensor, like: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(values.contiguous(), requires_grad=like.requires_grad)
 
 
-def _zero_bias(linear: nn.Linear) -> None:
+def give_zero_bias(linear: nn.Linear) -> None:
+    """A bias of zeros in place of the one that it has or lacks."""
     weight = linear.weight
     linear.bias = nn.Parameter(weight.new_zeros(linear.out_features), requires_grad=weight.requires_grad)
 
@@ -189,7 +183,7 @@ def keep_hidden(model: PreTrainedModel, dims: Sequence[int]) -> None:
         else:
             _keep_columns(head, index)
         _keep_norm(model.get_submodule(decoder.layout.final_norm), index)
-        for view in _views(model):
+        for view in decoder.views():
             for norm in view.norms.values():
                 _keep_norm(norm, index)
             for linear in view.linears.values():
@@ -203,154 +197,3 @@ def keep_hidden(model: PreTrainedModel, dims: Sequence[int]) -> None:
     if hasattr(embeddings, "embed_scale"):
         embeddings.scalar_embed_scale = len(chosen) ** 0.5
         embeddings.embed_scale.fill_(embeddings.scalar_embed_scale)
-
-
-# -------------------------------------------------------------------------------- class and configuration
-
-
-@dataclass(frozen=True)
-class StockForm:
-    """How a stock class takes a model's shape: fields of its configuration, and biases that it has more (zeros)."""
-
-    fields: dict[str, Any]
-    biases: list[str]
-
-
-def settle(model: PreTrainedModel) -> Needs:
-    """Make class and configuration say what the model's shape is; gives what it takes to load its checkpoint.
-
-    Where the stock configuration can say it, the model is of its stock class ("transformers"), if need be with
-    zero biases beside those that pruning added. Otherwise it becomes its Pruned… class, whose code save_pretrained
-    writes into the checkpoint ("trust_remote_code"). Settling twice changes nothing.
-
-    Raises ModelError for a model of other code than Transformers' whose own configuration can't say it.
-    """
-    pruned, stock = CLASSES[model.config.model_type]
-    foreign = type(model) is not stock and type(model).__name__ != pruned.__name__
-    target = type(model) if foreign else stock
-    if form := _stock_form(model, target):
-        _set_stock(model, target, form)
-    elif foreign:
-        raise ModelError(
-            f"layers of different widths need Transformers' own code of an architecture, got {type(model).__name__}; "
-            "prune to one width for all layers, or load the model without trust_remote_code"
-        )
-    else:
-        _set_pruned(model, pruned)
-    for view in _views(model):
-        set_heads(view.attention, view.heads, view.kv_heads, model.config)
-    return "trust_remote_code" if model.is_remote_code() else "transformers"
-
-
-def _views(model: PreTrainedModel) -> list[LayerView]:
-    decoder = Decoder(model)
-    return [decoder.view(layer) for layer in range(len(decoder))]
-
-
-def _stock_form(model: PreTrainedModel, target: type[PreTrainedModel]) -> StockForm | None:
-    """None where `target` can't have this shape; the fewest biases otherwise.
-
-    The judge is the class itself, built without memory: what it gives is what from_pretrained will build.
-    """
-    views = _views(model)
-    if len({(view.heads, view.kv_heads, view.channels) for view in views}) > 1:
-        return None
-    fields = _fields(model, views[0].heads, views[0].kv_heads, views[0].channels)
-    off = [name for name in Decoder(model).layout.config_biases if not getattr(model.config, name)]
-    for number in range(len(off) + 1):
-        for flags in combinations(off, number):
-            wanted = fields | dict.fromkeys(flags, True)
-            accepted = _accepted(model.config, wanted)
-            biases = _missing_biases(model, target, accepted) if accepted is not None else None
-            if biases is not None:
-                return StockForm(wanted, biases)
-    return None
-
-
-def _fields(model: PreTrainedModel, heads: int, kv_heads: int, channels: int) -> dict[str, Any]:
-    """The configuration's fields for these widths, under the names of the architecture."""
-    config, decoder = model.config, Decoder(model)
-    fields = {"num_attention_heads": heads, decoder.layout.config_channels: channels}
-    if decoder.layout.head_dim_from_hidden:
-        return fields
-    hidden, head_dim = model.get_input_embeddings().embedding_dim, decoder.view(0).head_dim
-    if hasattr(config, "head_dim") or head_dim != hidden // heads:
-        fields["head_dim"] = head_dim  # Qwen 2 and Phi-3 read it too, though their configurations don't list it
-    return fields | {"hidden_size": hidden, "num_key_value_heads": kv_heads}
-
-
-def _accepted(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedConfig | None:
-    """The configuration with these fields, as it will be read from its file; None where its class refuses them."""
-    try:
-        return type(config).from_dict(config.to_dict() | fields)
-    except (ValueError, StrictDataclassError):
-        return None
-
-
-def _missing_biases(
-    model: PreTrainedModel, target: type[PreTrainedModel], config: PreTrainedConfig
-) -> list[str] | None:
-    """The biases that the layers of `target(config)` have more than the model's; None where they differ otherwise."""
-    try:
-        with torch.device("meta"):
-            built = target(config)
-    except ValueError:  # OPT: heads that don't divide the hidden size
-        return None
-    theirs, ours = _shapes(built), _shapes(model)
-    more = sorted(theirs.keys() - ours.keys())
-    same = all(theirs.get(name) == shape for name, shape in ours.items())
-    same_heads = Decoder(built).view(0).head_dim == Decoder(model).view(0).head_dim
-    return more if same and same_heads and all(name.endswith(".bias") for name in more) else None
-
-
-def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
-    owner = Decoder(model).owner
-    return {name: tensor.shape for name, tensor in (*owner.named_parameters(), *owner.named_buffers())}
-
-
-def _set_stock(model: PreTrainedModel, target: type[PreTrainedModel], form: StockForm) -> None:
-    config = model.config
-    if hasattr(config, "layer_widths"):
-        del config.layer_widths, config.auto_map
-    for name, value in form.fields.items():
-        setattr(config, name, value)
-    for name in form.biases:
-        _zero_bias(Decoder(model).owner.get_submodule(name.removesuffix(".bias")))
-    model.__class__ = target
-
-
-def _set_pruned(model: PreTrainedModel, pruned: type[PreTrainedModel]) -> None:
-    """The configuration gets the widths layer by layer, and in its own fields the largest of them."""
-    config, views = model.config, _views(model)
-    for name, value in _largest_fields(model, views).items():
-        setattr(config, name, value)
-    config.layer_widths = [
-        {
-            "heads": view.heads,
-            "kv_heads": view.kv_heads,
-            "channels": view.channels,
-            "attention_bias": view.out.bias is not None,
-            "mlp_bias": view.down.bias is not None,
-        }
-        for view in views
-    ]
-    # Not beside what is there: a base's own entries name files that this checkpoint doesn't have.
-    config.auto_map = {"AutoModelForCausalLM": f"{pruned.__module__.rpartition('.')[2]}.{pruned.__name__}"}
-    model.__class__ = pruned
-
-
-def _largest_fields(model: PreTrainedModel, views: list[LayerView]) -> dict[str, Any]:
-    """Fields that the configuration's class accepts: some refuse numbers of heads that don't divide the hidden size.
-
-    The number of heads decides nothing in a Pruned… class but, in some architectures, the size of a head.
-    """
-    most_heads, most_kv_heads, channels = (
-        max(getattr(view, name) for view in views) for name in ("heads", "kv_heads", "channels")
-    )
-    derived = Decoder(model).layout.head_dim_from_hidden
-    fitting = model.get_input_embeddings().embedding_dim // views[0].head_dim
-    for heads in (fitting,) if derived else (most_heads, fitting, *range(most_heads - 1, 0, -1)):
-        fields = _fields(model, heads, min(heads, most_kv_heads), channels)
-        if _accepted(model.config, fields) is not None:
-            return fields
-    raise AssertionError("a decoder has a number of heads that its configuration accepts")

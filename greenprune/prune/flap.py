@@ -24,7 +24,8 @@ from greenprune.collect import Statistics
 from greenprune.config import FlapPruning
 from greenprune.errors import ConfigError
 from greenprune.models.decoder import Decoder, LayerView
-from greenprune.models.surgery import add_output_bias, settle
+from greenprune.models.stock_form import fit_class_and_config
+from greenprune.models.surgery import add_output_bias
 from greenprune.prune import Calibration, Removed
 from greenprune.prune.widths import (
     TOLERANCE,
@@ -141,7 +142,7 @@ def prune_flap(model: PreTrainedModel, config: FlapPruning, calibration: Calibra
     if config.bias:
         for layer, (attention, mlp) in biases.items():
             add_output_bias(model, layer, attention, mlp)
-        settle(model)
+        fit_class_and_config(model)
     return removed
 
 

@@ -17,15 +17,15 @@ from transformers import PreTrainedModel
 from greenprune.collect.layerwise import LayerByLayer, squares
 from greenprune.config import WandaSpPruning
 from greenprune.models.decoder import Decoder, LayerView
-from greenprune.models.surgery import settle
+from greenprune.models.stock_form import fit_class_and_config
 from greenprune.prune import Calibration, Removed
 from greenprune.prune.widths import (
     Kept,
     apply_widths,
     best_kept,
     head_slots,
+    keep_units,
     kept_of,
-    narrow,
     one_width,
     units_of,
 )
@@ -67,9 +67,9 @@ def _prune_layer_by_layer(
             means = walk.input_means(layer, {"attention": view.out, "mlp": view.down}, squares)
             found = {name: entry.mean.double().cpu() for entry in means for name in entry.linears}
             kept[layer] = choose(view, found["attention"], found["mlp"], counts[layer], config)
-            narrow(model, layer, kept[layer])
+            keep_units(model, layer, kept[layer])
         walk.advance(layer)
-    settle(model)
+    fit_class_and_config(model)
     return kept_of(kept)
 
 

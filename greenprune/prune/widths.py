@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from greenprune.errors import ConfigError
 from greenprune.models.decoder import Decoder, LayerView
-from greenprune.models.surgery import keep_channels, keep_heads, settle
+from greenprune.models.stock_form import fit_class_and_config
+from greenprune.models.surgery import keep_channels, keep_heads
 from greenprune.prune import Removed, parameter_count
 
 TOLERANCE = 0.04  # of a layer's parameters: how far the original's counts may miss the ratio
@@ -231,8 +232,8 @@ def best_kept(head_slots: Sequence[Sequence[int]], slots: int, channel_scores: T
     return Kept(sorted(head for slot in kept for head in slot), sorted(best.tolist()))
 
 
-def narrow(model: PreTrainedModel, layer: int, kept: Kept) -> None:
-    """Remove all but these heads and channels of a layer in place; `apply_widths` or `settle` must follow."""
+def keep_units(model: PreTrainedModel, layer: int, kept: Kept) -> None:
+    """Remove all but these heads and channels of a layer in place; `fit_class_and_config` must follow."""
     view = Decoder(model).view(layer)
     if len(kept.heads) < view.heads:
         keep_heads(model, layer, kept.heads)
@@ -243,8 +244,8 @@ def narrow(model: PreTrainedModel, layer: int, kept: Kept) -> None:
 def apply_widths(model: PreTrainedModel, kept: Mapping[int, Kept]) -> Removed:
     """Narrow the layers in place, and make class and configuration fit."""
     for layer, units in kept.items():
-        narrow(model, layer, units)
-    settle(model)
+        keep_units(model, layer, units)
+    fit_class_and_config(model)
     return kept_of(kept)
 
 

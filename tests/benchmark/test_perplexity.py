@@ -14,7 +14,7 @@ from greenprune.errors import ConfigError
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("positions_at_once", [5, 1000])
 def test_perplexity_is_that_of_the_whole_logits(architecture, positions_at_once, monkeypatch):
-    monkeypatch.setattr("greenprune.benchmark.perplexity.LOGITS_AT_ONCE", positions_at_once * VOCABULARY)
+    monkeypatch.setattr("greenprune.models.loss.LOGITS_AT_ONCE", positions_at_once * VOCABULARY)
     model, segments = tiny(architecture), torch.randint(VOCABULARY, (3, 32))
     with torch.no_grad():
         logits = model(segments).logits[:, :-1]

@@ -15,7 +15,8 @@ from transformers import LlamaForCausalLM
 from greenprune.collect import collect, gradients
 from greenprune.collect.gradients import input_spacing, layer_gradients, part_sums
 from greenprune.models.decoder import Decoder
-from greenprune.models.surgery import keep_channels, keep_heads, settle
+from greenprune.models.stock_form import fit_class_and_config
+from greenprune.models.surgery import keep_channels, keep_heads
 
 
 def by_autograd(model, tokens):
@@ -146,7 +147,7 @@ def test_bf16_is_accumulated_in_float32():
 def test_layers_of_different_widths_are_filled_up(tiny_model):
     keep_heads(tiny_model, 1, [0, 2])
     keep_channels(tiny_model, 1, range(8))
-    settle(tiny_model)
+    fit_class_and_config(tiny_model)
     stats = collect(tiny_model, TOKENS, {"gradient"})
     for name, kept in (("param_first.query", 16), ("param_first.down", 8)):
         assert stats[name][1, :kept].isfinite().all()

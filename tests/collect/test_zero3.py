@@ -14,7 +14,7 @@ from greenprune.collect import collect
 from greenprune.collect.zero3 import collect_sharded
 from greenprune.config import CalibrationConfig, ModelConfig
 from greenprune.data import calibration_tokens
-from greenprune.models import keep_channels, keep_heads, load_checkpoint, settle
+from greenprune.models import fit_class_and_config, keep_channels, keep_heads, load_checkpoint
 from greenprune.prune.depth import angular_block
 
 pytestmark = pytest.mark.real
@@ -51,7 +51,7 @@ def test_layers_of_different_widths_shard_too(tmp_path, ray_here):
     model = random_model("llama")
     keep_heads(model, 1, [0, 2])
     keep_channels(model, 1, range(16))
-    assert settle(model) == "trust_remote_code"
+    assert fit_class_and_config(model) == "trust_remote_code"
     model.save_pretrained(tmp_path / "pruned")
     source = ModelConfig(id=str(tmp_path / "pruned"))
     config = CalibrationConfig(dataset="unused", num_samples=4, seq_len=16, num_workers=2)

@@ -8,7 +8,8 @@ from healing import TRAIN, VALIDATION, config, logits, zeros_of
 from transformers import AutoModelForCausalLM
 
 from greenprune import PruneConfig, prune
-from greenprune.heal.lora import heal_with_lora, validation_loss
+from greenprune.heal.lora import heal_with_lora
+from greenprune.models.loss import mean_loss
 
 
 @pytest.mark.parametrize("quantize", ["none", "nf4"])
@@ -26,7 +27,7 @@ def test_zeros_of_a_mask_outlive_the_merge(checkpoint, tmp_path, quantize):
     assert not torch.equal(model.state_dict()[name], healed.state_dict()[name])
     assert healed.config.pruning_mask == "2:4"
     assert not any("lora" in name for name in healed.state_dict())
-    assert history.loss_merged == pytest.approx(validation_loss(healed, VALIDATION, batch_size=2), abs=1e-5)
+    assert history.loss_merged == pytest.approx(mean_loss(healed, VALIDATION, batch_size=2), abs=1e-5)
     assert history.loss_merged < history.loss_start
 
 
@@ -41,12 +42,12 @@ def test_zeros_that_no_mask_made_may_be_filled(checkpoint, tmp_path):
 
 @pytest.mark.parametrize("quantize", ["none", "nf4"])
 def test_layers_of_different_widths_heal_and_stay_so(checkpoint, tmp_path, quantize):
-    from greenprune.models import keep_channels, keep_heads, load_checkpoint, settle
+    from greenprune.models import fit_class_and_config, keep_channels, keep_heads, load_checkpoint
 
     model = load_checkpoint(checkpoint, device="cpu")
     keep_heads(model, 1, [0, 2])
     keep_channels(model, 1, range(64))
-    assert settle(model) == "trust_remote_code"
+    assert fit_class_and_config(model) == "trust_remote_code"
     model.save_pretrained(tmp_path / "pruned")
     healed, history = heal_with_lora(
         tmp_path / "pruned", TRAIN, VALIDATION, config(quantize=quantize), tmp_path / "work"

@@ -16,6 +16,7 @@ from greenprune.errors import ModelError
 from greenprune.models import (
     Decoder,
     add_output_bias,
+    fit_class_and_config,
     keep_channels,
     keep_heads,
     keep_hidden,
@@ -23,7 +24,6 @@ from greenprune.models import (
     load_tokenizer,
     remove_layers,
     save_checkpoint,
-    settle,
 )
 
 HEADS, CHANNELS = [0, 2], [0, 1, 3, 5, 8, 13, 21, 34]  # one head of each KV group, where there are groups
@@ -120,14 +120,14 @@ def test_cut_equals_silenced(name, layers, tmp_path):
     model, reference = cut(lively_model(name), layers), silence(lively_model(name), layers)
     assert_same(model, reference)
     stock = len(layers) == 6 and name in OWN_HEAD_DIM
-    assert settle(model) == ("transformers" if stock else "trust_remote_code")
+    assert fit_class_and_config(model) == ("transformers" if stock else "trust_remote_code")
     assert not stock or Decoder(model).view(0).attention.config is model.config
     assert_same(model, reference)
     assert_generates(model)
     assert_reloads(model, tmp_path)
     assert all(parameter.is_contiguous() for parameter in model.parameters())
     settled = model.config.to_dict()
-    settle(model)
+    fit_class_and_config(model)
     assert model.config.to_dict() == settled
     assert_same(model, reference)
 
@@ -136,7 +136,7 @@ def test_cut_equals_silenced(name, layers, tmp_path):
 def test_channels_of_one_width_are_stock_everywhere(name, tmp_path):
     model, every = lively_model(name), range(4)
     cut(model, range(6), heads=every)
-    assert settle(model) == "transformers"
+    assert fit_class_and_config(model) == "transformers"
     assert_same(model, silence(lively_model(name), range(6), heads=every))
     assert_reloads(model, tmp_path)
 
@@ -147,7 +147,7 @@ def test_whole_kv_groups(name, tmp_path):
     for layer in range(6):
         keep_heads(model, layer, [2, 3], kv_heads=[1])
     assert Decoder(model).view(0).kv_heads == 1
-    assert settle(model) == "transformers"
+    assert fit_class_and_config(model) == "transformers"
     assert model.config.num_key_value_heads == 1
     assert_same(model, silence(lively_model(name), range(6), heads=[2, 3], channels=range(48)))
     assert_generates(model)
@@ -158,7 +158,7 @@ def test_whole_kv_groups(name, tmp_path):
 @pytest.mark.parametrize("layers", [range(6), SOME_LAYERS], ids=["uniform", "per-layer"])
 def test_bf16(name, layers, tmp_path):
     model = cut(lively_model(name, torch.bfloat16), layers)
-    settle(model)
+    fit_class_and_config(model)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert logits_of(model).isfinite().all()
     assert_reloads(model, tmp_path)
@@ -219,7 +219,7 @@ def test_output_biases(name, layers, tmp_path):
         view.down.register_forward_hook(lambda _, __, output: output + mlp)
     assert_same(model, reference)
     stock = name in ("llama", "llama-mha") and len(layers) == 6
-    assert settle(model) == ("transformers" if stock else "trust_remote_code")
+    assert fit_class_and_config(model) == ("transformers" if stock else "trust_remote_code")
     assert_same(model, reference)
     assert_generates(model)
     assert_reloads(model, tmp_path)
@@ -228,7 +228,7 @@ def test_output_biases(name, layers, tmp_path):
 def test_stock_biases_are_zero_beside_those_that_were_added(tmp_path):
     model = lively_model("llama")
     add_output_bias(model, 3, None, torch.ones(32))
-    assert settle(model) == "transformers"
+    assert fit_class_and_config(model) == "transformers"
     assert (model.config.mlp_bias, model.config.attention_bias) == (True, False)  # no more than is needed
     biases = {name: tensor for name, tensor in model.named_parameters() if name.endswith("bias")}
     assert len(biases) == 6 * 3
@@ -239,9 +239,9 @@ def test_stock_biases_are_zero_beside_those_that_were_added(tmp_path):
 def test_a_bias_only_the_config_of_another_architecture_could_hold():
     model = lively_model("qwen3")
     add_output_bias(model, 0, torch.ones(32), None)
-    assert settle(copy.deepcopy(model)) == "transformers"  # attention_bias
+    assert fit_class_and_config(copy.deepcopy(model)) == "transformers"  # attention_bias
     add_output_bias(model, 0, None, torch.ones(32))
-    assert settle(model) == "trust_remote_code"
+    assert fit_class_and_config(model) == "trust_remote_code"
 
 
 # --------------------------------------------------------------------------------------------- hidden size
@@ -274,7 +274,7 @@ def test_kept_hidden_dims(name, size, tmp_path):
     model, reference = without_dims(name, kept), without_dims(name, kept)
     keep_hidden(model, kept)
     refused = size % 4 and name in ("llama", "llama-mha", "gemma2", "gemma3_text")
-    assert settle(model) == ("trust_remote_code" if refused else "transformers")
+    assert fit_class_and_config(model) == ("trust_remote_code" if refused else "transformers")
     assert model.config.hidden_size == size
     assert_generates(model)
     assert_reloads(model, tmp_path)
@@ -320,7 +320,7 @@ def test_hidden_size_that_makes_the_head_size_is_refused(name):
 def test_settling_an_untouched_model_changes_nothing(name):
     model = random_model(name)
     before = model.config.to_dict()
-    assert settle(model) == "transformers"
+    assert fit_class_and_config(model) == "transformers"
     assert model.config.to_dict() == before
     assert type(model) is type(random_model(name))
 
@@ -329,14 +329,14 @@ def test_settling_an_untouched_model_changes_nothing(name):
 def test_back_to_one_width_is_back_to_stock(name, tmp_path):
     every = range(4)
     cut(model := lively_model(name), SOME_LAYERS, heads=every)
-    assert settle(model) == "trust_remote_code"
+    assert fit_class_and_config(model) == "trust_remote_code"
     model.save_pretrained(tmp_path / "first")
     for loaded in (
         load_checkpoint(tmp_path / "first", device="cpu"),
         AutoModelForCausalLM.from_pretrained(tmp_path / "first", trust_remote_code=True),
     ):
         cut(loaded, [0, 2, 3, 5], heads=every)
-        assert settle(loaded) == "transformers"
+        assert fit_class_and_config(loaded) == "transformers"
         assert type(loaded) is type(random_model(name))
         assert not {"layer_widths", "auto_map"} & loaded.config.to_dict().keys()
         assert_same(loaded, silence(lively_model(name), range(6), heads=every))
@@ -346,13 +346,13 @@ def test_back_to_one_width_is_back_to_stock(name, tmp_path):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_second_cut_and_depth_pruning_on_a_reloaded_checkpoint(name, tmp_path):
     cut(model := lively_model(name), SOME_LAYERS)
-    settle(model)
+    fit_class_and_config(model)
     model.save_pretrained(tmp_path / "first")
     model = load_checkpoint(tmp_path / "first", device="cpu")
     keep_channels(model, 1, range(4))  # of those that are left
     remove_layers(model, [2, 4])
     assert [widths["heads"] for widths in model.config.layer_widths] == [4, 2, 4, 4]
-    assert settle(model) == "trust_remote_code"
+    assert fit_class_and_config(model) == "trust_remote_code"
     assert [widths["channels"] for widths in model.config.layer_widths] == [48, 4, 48, 48]
 
     reference = silence(silence(lively_model(name), SOME_LAYERS), [1], channels=CHANNELS[:4])
@@ -362,13 +362,13 @@ def test_a_second_cut_and_depth_pruning_on_a_reloaded_checkpoint(name, tmp_path)
     assert_reloads(model, tmp_path / "second")
 
     remove_layers(model, [1])  # the last narrow layer
-    assert settle(model) == "transformers"
+    assert fit_class_and_config(model) == "transformers"
     assert_reloads(model, tmp_path / "third")
 
 
 @pytest.mark.parametrize("name", ["phi3", "llama", "opt"])
 def test_copies_and_attention_implementations(name):
-    settle(model := cut(lively_model(name), SOME_LAYERS))
+    fit_class_and_config(model := cut(lively_model(name), SOME_LAYERS))
     before = logits_of(model)
     twin = copy.deepcopy(model)
     twin.set_attn_implementation("eager")
@@ -388,17 +388,17 @@ def test_code_of_others_is_pruned_to_one_width_only():
     model = lively_model("llama")
     model.__class__ = TheirsForCausalLM
     cut(model, range(6))
-    assert settle(model) == "trust_remote_code"
+    assert fit_class_and_config(model) == "trust_remote_code"
     assert type(model) is TheirsForCausalLM
     cut(model, [1], heads=[0, 1], channels=[0])
     with pytest.raises(ModelError, match="got TheirsForCausalLM; prune to one width"):
-        settle(model)
+        fit_class_and_config(model)
 
 
 def test_entries_of_a_base_for_its_own_code_are_left_out(tmp_path):
     model = lively_model("phi3")
     model.config.auto_map = {"AutoConfig": "configuration_phi3.Phi3Config"}  # as on the hub
-    settle(cut(model, SOME_LAYERS))
+    fit_class_and_config(cut(model, SOME_LAYERS))
     assert_reloads(model, tmp_path)
 
 
@@ -409,7 +409,7 @@ def test_a_stock_config_that_refuses_the_widths_is_not_used(tmp_path):
     config = Phi3Config(**settings)
     torch.manual_seed(0)
     model = cut(AutoModelForCausalLM.from_config(config).eval(), range(6))
-    assert settle(model) == "trust_remote_code"
+    assert fit_class_and_config(model) == "trust_remote_code"
     assert model.config.num_attention_heads == 4
     assert_generates(model)
     assert_reloads(model, tmp_path)
@@ -432,7 +432,7 @@ def test_checkpoints_load_and_generate_where_greenprune_is_not_installed(tmp_pat
     expected, folders = [], []
     for name in ARCHITECTURES:
         for layers in (range(6), SOME_LAYERS):
-            settle(model := cut(lively_model(name), layers))
+            fit_class_and_config(model := cut(lively_model(name), layers))
             folders.append(tmp_path / f"{name}-{len(layers)}")
             save_checkpoint(model, tiny_tokenizer, folders[-1])
             generated = model.generate(TOKENS[:2], max_new_tokens=6, min_new_tokens=6, do_sample=False)
@@ -450,7 +450,7 @@ def test_checkpoints_load_and_generate_where_greenprune_is_not_installed(tmp_pat
 
 def test_loading_as_stock_fails_loudly(tmp_path):
     """Who leaves trust_remote_code out must not get a model of random weights."""
-    settle(model := cut(lively_model("llama"), SOME_LAYERS))
+    fit_class_and_config(model := cut(lively_model("llama"), SOME_LAYERS))
     model.save_pretrained(tmp_path)
     with pytest.raises(RuntimeError, match=r"size mismatch|mismatched"):
         AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=False)

@@ -12,7 +12,8 @@ from greenprune import PruneConfig, prune
 from greenprune.collect.hidden_states import watch_hidden_states
 from greenprune.collect.layerwise import LayerByLayer, products, squares
 from greenprune.errors import ConfigError, ModelError
-from greenprune.models import Decoder, keep_channels, keep_heads, load_checkpoint, settle
+from greenprune.models import Decoder, fit_class_and_config, keep_channels, keep_heads, load_checkpoint
+from greenprune.models.hooks import Hooks
 from greenprune.prune.masks import (
     DAMPING,
     inverse_factor,
@@ -179,11 +180,10 @@ def test_inputs_that_are_never_used_lose_their_weights(tiny_model):
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_states_are_those_of_the_whole_model(name, batch_size):
     model, expected = random_model(name), []
-    handles = watch_hidden_states(Decoder(model), lambda _, hidden: expected.append(hidden))
     layers = Decoder(model).layers
-    logits_of(model)
-    for handle in handles:
-        handle.remove()
+    with Hooks() as hooks:
+        watch_hidden_states(Decoder(model), lambda _, hidden: expected.append(hidden), hooks)
+        logits_of(model)
     walk = LayerByLayer(model, TOKENS, batch_size)
     assert Decoder(model).layers is layers
     for layer, states in enumerate(expected):
@@ -311,7 +311,7 @@ def test_a_mask_after_a_depth_step(tiny_model):
 def test_a_mask_on_layers_of_different_widths(tiny_model, tmp_path):
     keep_heads(tiny_model, 1, [0, 2])
     keep_channels(tiny_model, 2, range(40))
-    settle(tiny_model)
+    fit_class_and_config(tiny_model)
     report = prune(tiny_model, PruneConfig(method="wanda", structure="2:4"), calibration=TOKENS)
     assert (report.sparsity, report.needs) == (0.5, "trust_remote_code")
     tiny_model.save_pretrained(tmp_path)

@@ -1,0 +1,54 @@
+"""How badly a model predicts text: next-token cross-entropy, in nats, taken in fp32 whatever the model's dtype.
+
+All logits of a forward would be its largest tensor (1 GiB for 2048 tokens of a 128k vocabulary), so where no gradient
+is asked for they are made for some positions at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from greenprune.models.architectures import ARCHITECTURES
+from greenprune.models.decoder import LOGITS_AT_ONCE, Decoder
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sum over all positions. logits [batch, positions, vocabulary]; targets [batch, positions]: what came."""
+    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+
+
+def total_loss(model: PreTrainedModel, ids: Tensor) -> float:
+    """Sum of the cross-entropies of all next tokens of `ids` [batch, seq_len]."""
+    total, begin = 0.0, 1
+    for logits in _logits(model, ids):
+        end = begin + logits.shape[1]
+        total, begin = total + cross_entropy(logits, ids[:, begin:end]).item(), end
+    assert begin == ids.shape[1], "each token but the first is a target once"
+    return total
+
+
+@torch.inference_mode()
+def mean_loss(model: PreTrainedModel, blocks: Tensor, batch_size: int = 1) -> float:
+    """Mean over all next tokens of `blocks` [n, seq_len >= 2], in evaluation mode; batch_size: blocks a forward."""
+    training = model.training
+    model.eval()
+    try:
+        total = sum(total_loss(model, batch.to(model.device)) for batch in blocks.split(batch_size))
+    finally:
+        model.train(training)
+    return total / (blocks.shape[0] * (blocks.shape[1] - 1))
+
+
+def _logits(model: PreTrainedModel, ids: Tensor) -> Iterator[Tensor]:
+    """The logits that predict tokens 1, 2, …, in pieces [batch, some positions, vocabulary]."""
+    if model.get_output_embeddings() is None or model.config.model_type not in ARCHITECTURES:
+        yield model(input_ids=ids, use_cache=False).logits[:, :-1]
+        return
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    vocabulary = model.config.get_text_config().vocab_size
+    for piece in hidden.split(max(1, LOGITS_AT_ONCE // (vocabulary * ids.shape[0])), dim=1):
+        yield Decoder(model).logits(piece)
