@@ -7,7 +7,6 @@ cache, by one rename; so a cache holds whole assets or nothing. A GGUF model is 
 from __future__ import annotations
 
 import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -26,6 +25,7 @@ from typing import Any
 
 from greenprune.config import ModelConfig
 from greenprune.errors import AssetError, nearest
+from greenprune.locks import locked
 from greenprune.storage import cache_dir
 
 log = logging.getLogger("greenprune")
@@ -151,7 +151,7 @@ def _once(target: Path, make: Callable[[Path], None]) -> Path:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.with_name(target.name + ".lock")):
+        with locked(target.with_name(target.name + ".lock")):
             if target.exists():
                 return target
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
@@ -169,13 +169,6 @@ def _once(target: Path, make: Callable[[Path], None]) -> Path:
             f"the cache {cache_dir()} must take {target.name}, got: {problem}; {remedy}, or set GREENPRUNE_CACHE"
         ) from problem
     return target
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _download(wheel: Wheel, folder: Path) -> None:

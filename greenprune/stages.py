@@ -63,7 +63,7 @@ def perform(request: Request, storage_uri: str) -> Artifact:
     resource but the task's own; whoever has it waits for no other stage.
     """
     from greenprune.energy import machine_identity
-    from greenprune.energy.exclusive import gpus_here, turn
+    from greenprune.energy.exclusive import gpus_here, hold_node
 
     store = Store(storage_uri)
     machine_bound = STAGES[request.stage].machine_bound
@@ -71,7 +71,7 @@ def perform(request: Request, storage_uri: str) -> Artifact:
     compute = store.get_or_compute if machine_bound else store.compute
     if getattr(request.section, "num_workers", 1) > 1:  # its workers wait for their own turns, and aren't metered
         return compute(call, lambda out: _work(request, store, out))
-    mine = turn(store.storage.uri, request.exclusive, gpus_here())
+    mine = hold_node(store.storage.uri, request.exclusive, gpus_here())
     return compute(call, lambda out: _metered(request, store, out), mine)
 
 

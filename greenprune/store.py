@@ -10,10 +10,8 @@ In a sweep every trial's driver runs on the head node, so one node's locks are e
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import logging
 import os
 import shutil
 import socket
@@ -24,12 +22,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from greenprune.locks import locked
 from greenprune.storage import Storage, write_atomically
 
 MANIFEST = "manifest.json"
-log = logging.getLogger("greenprune")
 Work = Callable[[Path], Mapping[str, Any] | None]
-NO_TURN = nullcontext()
+UNGUARDED = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -97,18 +95,18 @@ class Store:
     def single_flight(self, call: StageCall) -> Iterator[None]:
         """Only one process at a time is inside for the same call; the others wait."""
         lock = self.storage.local / call.folder.with_suffix(".lock")
-        with _locked(lock, f"waiting for {call.stage} {call.key[:8]}, which another trial computes"):
+        with locked(lock, f"{call.stage} {call.key[:8]}, which another trial computes"):
             yield
 
-    def compute(self, call: StageCall, function: Work, turn: AbstractContextManager[None] = NO_TURN) -> Artifact:
-        """Run `function(folder)` within `turn` and commit what it wrote, with the facts it gives (energy_j, …) in
+    def compute(self, call: StageCall, function: Work, within: AbstractContextManager[None] = UNGUARDED) -> Artifact:
+        """Run `function(folder)` inside `within` and commit what it wrote, with the facts it gives (energy_j, …) in
         the manifest. The caller holds the single flight.
         """
         target = self.storage.local / call.folder
         partial = target.with_suffix(".partial")
         partial.mkdir(parents=True, exist_ok=True)
         # A stage whose driver was killed may live on for a moment: it must be gone before another writes here.
-        with _locked(target.with_suffix(".writing")), turn:
+        with locked(target.with_suffix(".writing")), within:
             self._record("started", call)
             started = time.perf_counter()
             try:
@@ -142,9 +140,11 @@ class Store:
         self._record("computed", call, seconds=round(seconds, 3), energy_j=energy_j, host=host)
         return _artifact(call, manifest, reused=False)
 
-    def get_or_compute(self, call: StageCall, function: Work, turn: AbstractContextManager[None] = NO_TURN) -> Artifact:
+    def get_or_compute(
+        self, call: StageCall, function: Work, within: AbstractContextManager[None] = UNGUARDED
+    ) -> Artifact:
         with self.single_flight(call):
-            return self.find(call) or self.compute(call, function, turn)
+            return self.find(call) or self.compute(call, function, within)
 
     def events(self) -> list[dict[str, Any]]:
         """What happened in this store, oldest first: started, computed, reused, failed (this machine's)."""
@@ -178,19 +178,6 @@ def _complete(folder: Path) -> bool:
     """Whether every file of the manifest is here; the mirror of an object store may hold the manifest alone."""
     manifest = folder / MANIFEST
     return manifest.exists() and all((folder / name).exists() for name in json.loads(manifest.read_text())["files"])
-
-
-@contextmanager
-def _locked(path: Path, waiting: str = "") -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting:
-                log.info(waiting)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def clear(folder: Path) -> None:

@@ -7,7 +7,6 @@ state brings back the search, the store brings back every finished stage.
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import json
 import logging
@@ -18,8 +17,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -36,6 +35,7 @@ from greenprune.config import TrialConfig
 from greenprune.energy.exclusive import node_is_taken
 from greenprune.errors import ConfigError, SweepError
 from greenprune.experiment import Experiment, parse_experiment, read_yaml
+from greenprune.locks import locked_or_refused
 from greenprune.logs import logging_to
 from greenprune.results import TrialResult, load_trials, read_results, write_result
 from greenprune.storage import Storage, write_atomically
@@ -98,17 +98,9 @@ def _with_facts(experiment: Experiment) -> Experiment:
     return parse_experiment(data, source=f"experiment {experiment.name}")
 
 
-@contextmanager
-def _only_driver(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SweepError(
-                f"one process at a time may drive {folder}, got a second; wait for it, or set name=…"
-            ) from None
-        yield
+def _only_driver(folder: Path) -> AbstractContextManager[None]:
+    refusal = f"one process at a time may drive {folder}, got a second; wait for it, or set name=…"
+    return locked_or_refused(folder / ".lock", SweepError(refusal))
 
 
 def _prepare(folder: Path, storage: Storage, experiment: Experiment, resume: bool) -> None:

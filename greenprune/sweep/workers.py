@@ -48,7 +48,7 @@ def run_workers(
 
 def _in_turn(function: Callable[[dict[str, Any]], Any], storage_uri: str, inputs: dict[str, Any]) -> Any:
     """What a worker runs: the function, not beside an open energy window of its node."""
-    from greenprune.energy.exclusive import gpus_here, turn
+    from greenprune.energy.exclusive import gpus_here, hold_node
 
-    with turn(storage_uri, "none", gpus_here()):
+    with hold_node(storage_uri, "none", gpus_here()):
         return function(inputs)

@@ -1,4 +1,4 @@
-"""Turns on a node, between real processes: who is alone is alone, nobody starves, a dead holder lets go."""
+"""Who works on a node, between real processes: who is alone is alone, nobody starves, a dead holder lets go."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from greenprune.energy import exclusive
-from greenprune.energy.exclusive import lock_folder, node_is_taken, turn
+from greenprune.energy.exclusive import hold_node, lock_folder, node_is_taken
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -24,7 +24,7 @@ def own_folder(tmp_path, monkeypatch):
 
 
 def take(log: Path, name: str, kind: str, gpus: tuple[str, ...], seconds: float) -> None:
-    with turn("runs", kind, gpus), log.open("a") as stream:
+    with hold_node("runs", kind, gpus), log.open("a") as stream:
         stream.write(json.dumps([name, "in", time.time()]) + "\n")
         stream.flush()
         time.sleep(seconds)
@@ -32,7 +32,7 @@ def take(log: Path, name: str, kind: str, gpus: tuple[str, ...], seconds: float)
 
 
 class Stages:
-    """Processes that take turns, and the times of their turns."""
+    """Processes that hold a node, each for a while, and the times at which they did."""
 
     def __init__(self, log: Path) -> None:
         self.log, self.processes = log, {}
@@ -85,23 +85,12 @@ def test_a_window_that_waits_is_not_overtaken(stages):
     stages.wait_for("first")
     stages.start("window", "node")
     end = time.monotonic() + 60
-    while not _waited_for(lock_folder("runs") / "node.gate"):
+    while not node_is_taken("runs"):  # the window waits at its gate
         assert time.monotonic() < end
         time.sleep(0.02)
     stages.start("later", "none")
     spans = stages.spans()
     assert spans["first"][1] <= spans["window"][0] < spans["window"][1] <= spans["later"][0]
-
-
-def _waited_for(gate: Path) -> bool:
-    import fcntl
-
-    with gate.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def test_a_device_window_lets_other_devices_work(stages):
@@ -125,7 +114,7 @@ def test_a_device_window_without_a_device_has_the_node(stages):
 
 def test_a_node_is_taken_while_somebody_has_it_alone(stages):
     assert not node_is_taken("runs")
-    with turn("runs", "none"):
+    with hold_node("runs", "none"):
         assert not node_is_taken("runs")
         stages.start("window", "node")
         end = time.monotonic() + 60
