@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from greenprune.benchmark.own_tasks.rouge import METRICS as ROUGE
+from greenprune.benchmark.own_tasks.rouge import ROUGE_METRICS as ROUGE
 from greenprune.columns import COLUMNS
 from greenprune.config import STAGES
 from greenprune.energy.costs import break_even_requests

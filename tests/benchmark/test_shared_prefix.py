@@ -368,12 +368,12 @@ def test_models_that_cannot_share_say_why(change, reason, tiny_model, tiny_token
 def test_a_real_task_has_the_same_answers(real_model):
     from lm_eval.evaluator import evaluate
 
-    from greenprune.benchmark.quiet import offline, quiet
+    from greenprune.benchmark.quiet import offline, quiet_harness
     from greenprune.benchmark.tasks import load_task
 
     model, tokenizer = real_model
     samples = {}
-    with offline(), quiet("test"):
+    with offline(), quiet_harness("test"):
         for kind in (HFLM, SharedPrefixLM):
             lm = harness(kind, model, tokenizer, max_length=2048)
             for name, documents in (("arc_easy", [0, 1]), ("winogrande", [0, 1])):

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
 
-METRICS = ("rouge1", "rouge2", "rougeL")
+ROUGE_METRICS = ("rouge1", "rouge2", "rougeL")
 
 
 @functools.cache
 def _scorer() -> RougeScorer:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(METRICS, use_stemmer=True)
+    return RougeScorer(ROUGE_METRICS, use_stemmer=True)
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """lm-eval's hook: the scores, 0–1, of one document's summary `results[0]`. An empty summary has 0."""
     scores = _scorer().score(doc["summary"], results[0])
-    return {name: float(scores[name].fmeasure) for name in METRICS}
+    return {name: float(scores[name].fmeasure) for name in ROUGE_METRICS}
