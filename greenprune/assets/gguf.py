@@ -1,4 +1,4 @@
-"""GGUF to an ordinary safetensors checkpoint."""
+"""GGUF to an ordinary safetensors checkpoint. Imported only where one is converted: it needs torch and transformers."""
 
 from __future__ import annotations
 

