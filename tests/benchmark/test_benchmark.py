@@ -33,7 +33,7 @@ from greenprune.config import BenchmarkConfig, EnergyConfig
 from greenprune.data import HUB_TEXTS
 from greenprune.energy import Reading, ReplayMeter
 from greenprune.errors import AssetError, ConfigError, ModelError
-from greenprune.report import STAND_INS
+from greenprune.report.sections.cautions import STAND_INS
 
 VOCABULARY = 384
 SIZES = {
