@@ -243,40 +243,59 @@ def doctor() -> None:
     console.print(table)
 
 
+# The columns that most readers look for; --csv and --json give all.
+SHOWN = (
+    "status",
+    "parameters",
+    "accuracy",
+    "<task>_acc",
+    "<text>_ppl@<length>",
+    "energy_j_per_token",
+    "energy_ratio",
+    "energy_kind",
+    "error",
+)
+
+
 def _front_table(table: Any, objectives: dict[str, Any], mixed: bool = False) -> Table:
+    """The front of these trials; its title says how its joules were had."""
+    from greenprune.columns import kinds_of
     from greenprune.comparability import compared_objectives
     from greenprune.pareto import pareto_front
 
     front = pareto_front(table, objectives, mixed)
     objectives = compared_objectives(table, objectives, mixed)
-    kinds = ", ".join(sorted(set(front["energy_kind"].dropna()))) if "energy_kind" in front else ""
+    told = [name for name in kinds_of([*objectives, *SHOWN]) if name in front]
+    kinds = ", ".join(sorted({kind for name in told for kind in front[name].dropna()}))
     title = f"Pareto front: {', '.join(f'{name} ({way})' for name, way in objectives.items())}"
     return _table(front, title + (f"; energies are {kinds}" if kinds else ""))
 
 
 def _table(rows: Any, title: str) -> Table:
-    """The trials with what most readers look for; --csv and --json give every column."""
-    from greenprune.columns import heading, those_of
+    """The trials with those of SHOWN that any of them has; the status where it isn't ok throughout."""
+    from greenprune.columns import expanded, heading
     from greenprune.labels import label
 
-    scores = [*those_of("<task>_acc", rows.columns), *those_of("<text>_ppl@<length>", rows.columns)]
-    wanted = ["status", "parameters", "accuracy", *scores, "energy_j_per_token", "energy_ratio", "energy_kind", "error"]
-    shown = [name for name in wanted if name in rows.columns and rows[name].notna().any()]
-    if "status" in shown and set(rows["status"]) == {"ok"}:
-        shown.remove("status")
-    table = Table("#", "trial", "what", *map(heading, shown), title=title)
+    names = [name for name in expanded(SHOWN, rows.columns) if name in rows and rows[name].notna().any()]
+    if "status" in names and set(rows["status"]) == {"ok"}:
+        names.remove("status")
+    identity = ("trial_number", "trial_id")
+    heads = [*map(heading, identity), "what", *map(heading, names)]
+    table = Table(*map(escape, heads), title=title)
     for _, row in rows.iterrows():
-        cells = (_cell(row[name]) for name in shown)
-        table.add_row(_cell(row["trial_number"]), row["trial_id"], label(row), *cells)
+        cells = [_cell(name, row[name]) for name in names]
+        table.add_row(*(_cell(name, row[name]) for name in identity), escape(label(row)), *cells)
     return table
 
 
-def _cell(value: Any) -> str:
-    if value is None or value != value:
+def _cell(name: str, value: Any) -> str:
+    """A value as its column is shown; what a trial says is text, never markup."""
+    from greenprune.columns import shown
+    from greenprune.results import is_missing
+
+    if is_missing(value):
         return "-"
-    if isinstance(value, float):
-        return f"{value:.0f}" if value.is_integer() and abs(value) >= 1 else f"{value:.4g}"
-    return str(value)
+    return escape(value) if isinstance(value, str) else shown(name, value)
 
 
 if __name__ == "__main__":

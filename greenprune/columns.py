@@ -244,11 +244,7 @@ def column(name: str) -> Column | None:
     if name in COLUMNS:
         return COLUMNS[name]
     pattern = pattern_of(name)
-    if pattern is None:
-        return None
-    found = re.fullmatch(_expression(pattern), name)
-    assert found, "a name fits its pattern"
-    return _filled_in(COLUMNS[pattern], found.groupdict())
+    return _filled_in(COLUMNS[pattern], parts_of(name)) if pattern else None
 
 
 @functools.lru_cache(maxsize=4096)
@@ -257,6 +253,13 @@ def pattern_of(name: str) -> str | None:
     if name in COLUMNS:
         return None
     return next((known for known in COLUMNS if "<" in known and re.fullmatch(_expression(known), name)), None)
+
+
+def parts_of(name: str) -> dict[str, str]:
+    """What a name fills into its pattern: `piqa_acc` gives `{"task": "piqa"}`. Empty for a name of its own."""
+    pattern = pattern_of(name)
+    found = re.fullmatch(_expression(pattern), name) if pattern else None
+    return found.groupdict() if found else {}
 
 
 @functools.cache
@@ -280,6 +283,17 @@ def _filled_in(declared: Column, names: dict[str, str]) -> Column:
 def those_of(pattern: str, names: Iterable[Any]) -> list[str]:
     """Those of `names` that stand for `pattern`: `<task>_acc` has `piqa_acc`, `boolq_acc`, …"""
     return [str(name) for name in names if pattern_of(str(name)) == pattern]
+
+
+def expanded(names: Iterable[str], present: Iterable[Any]) -> list[str]:
+    """These names, each pattern among them replaced by those of `present` that stand for it."""
+    present = list(present)
+    return [one for name in names for one in (those_of(name, present) if "<" in name else [name])]
+
+
+def kinds_of(names: Iterable[str]) -> list[str]:
+    """The columns that say how the joules of these columns were had, each once."""
+    return list(dict.fromkeys(found.kind for name in names if (found := column(name)) and found.kind))
 
 
 def heading(name: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from greenprune.results import CHANGING, SECTIONS, row_config
+from greenprune.columns import those_of
+from greenprune.results import CHANGING, row_config
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -29,14 +30,23 @@ def _done(section: Mapping[str, Any]) -> str | None:
 
 
 def _pruning(prune: Mapping[str, Any]) -> str:
-    parts = [str(prune.get("method", "none")).replace("none", "dense")]
+    method = prune.get("method", "none")
+    parts = ["dense" if method == "none" else str(method)]
     if "block_size" in prune:
-        parts.append(f"{prune['block_size']:.0f}")
+        parts.append(_amount(prune["block_size"], 1, "{:.0f}"))
     if "ratio" in prune:
-        parts.append(f"{100 * float(prune['ratio']):.3g} %")
+        parts.append(_amount(prune["ratio"], 100, "{:.3g} %"))
     if ":" in str(prune.get("structure", "")):
         parts.append(str(prune["structure"]))
     return " ".join(parts)
+
+
+def _amount(value: Any, factor: float, shown: str) -> str:
+    """How much was removed; a field of another type than today's methods have it, as it stands."""
+    try:
+        return shown.format(factor * float(value))
+    except (TypeError, ValueError):
+        return str(value)
 
 
 def labels(trials: DataFrame) -> list[str]:
@@ -46,9 +56,13 @@ def labels(trials: DataFrame) -> list[str]:
     for name in {name for name in names if names.count(name) > 1}:
         twins = [i for i, other in enumerate(names) if other == name]
         rows = trials.iloc[twins]
-        config = [c for c in rows.columns if str(c).split(".")[0] in SECTIONS and "." in str(c)]
-        varying = [c for c in config if rows[c].nunique(dropna=False) > 1][:MOST_DIFFERENCES]
+        config = those_of("<section>.<key>", rows.columns)
+        varying = [key for key in config if rows[key].nunique(dropna=False) > 1][:MOST_DIFFERENCES]
         for i in twins:
-            differences = [f"{c.rsplit('.', 1)[-1]} {trials.iloc[i][c]}" for c in varying]
-            result[i] = ", ".join([name, *differences])
+            result[i] = ", ".join([name, *(_difference(trials.iloc[i], key) for key in varying)])
     return result
+
+
+def _difference(row: Series, key: str) -> str:
+    """A field and its value: `rank 8` of `heal.rank`."""
+    return f"{key.rpartition('.')[-1]} {row[key]}"

@@ -11,7 +11,7 @@ from greenprune.benchmark.perplexity import perplexity
 from greenprune.benchmark.texts import measure_perplexities, source_here
 from greenprune.config import BenchmarkConfig
 from greenprune.data import HUB_TEXTS
-from greenprune.report import STAND_INS
+from greenprune.report.sections.cautions import STAND_INS
 
 
 def test_perplexities_are_named_by_text_and_length(engine, llama, tokenizer, tmp_path):

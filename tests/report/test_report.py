@@ -17,8 +17,10 @@ import pytest
 from greenprune.errors import ConfigError, GreenpruneError
 from greenprune.labels import label, labels
 from greenprune.report import save_front, write_report
-from greenprune.report.plots import floor_of, front_figure, stderr_of, svg
-from greenprune.report.tables import break_even
+from greenprune.report.drawing import svg
+from greenprune.report.front_figure import front_figure
+from greenprune.report.sections.front import break_even
+from greenprune.report.uncertainty import floor_of, stderr_of
 from greenprune.results import TrialResult, load_trials, to_frame, write_result, write_trials
 
 
