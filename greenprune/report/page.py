@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from greenprune.report.extra import need
 from greenprune.report.run import ReportedRun
-from greenprune.report.sections import SECTIONS
+from greenprune.report.sections import SECTIONS, Section
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
 
 
 def render(run: ReportedRun) -> str:
-    """The HTML. What trials say is escaped; a name that a template uses and a section doesn't give is an error."""
-    jinja2 = need("jinja2")
-    from markupsafe import Markup
-
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("greenprune.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    shown = []
-    for section in SECTIONS.values():
-        if (values := section.gather(run)) is not None:
-            body = templates.get_template(f"sections/{section.template}").render(values)
-            shown.append({"title": section.title, "body": Markup(body)})  # escaped by its own template
-    return templates.get_template("page.html.j2").render(
+    """The whole page as HTML."""
+    bodies = {name: section_html(section, run) for name, section in SECTIONS.items()}
+    shown = [{"title": SECTIONS[name].title, "body": body} for name, body in bodies.items() if body is not None]
+    template = _templates().get_template("page.html.j2")
+    return template.render(
         name=run.name,
         counts=run.trials["status"].value_counts().to_dict(),
         sections=shown,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def section_html(section: Section, run: ReportedRun) -> Markup | None:
+    """What a section shows of this run, as HTML; None where that is nothing."""
+    from markupsafe import Markup
+
+    values = section.gather(run)
+    if values is None:
+        return None
+    return Markup(_templates().get_template(f"sections/{section.template}").render(values))  # escaped by its template
+
+
+@functools.cache
+def _templates() -> Environment:
+    """What trials say is escaped; a name that a template uses and a section doesn't give is an error."""
+    jinja2 = need("jinja2")
+    loader = jinja2.PackageLoader("greenprune.report", ".")
+    found: Environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    return found

@@ -7,66 +7,14 @@ import json
 import re
 import subprocess
 import sys
-from html import unescape
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
+from handmade_runs import ANGULAR, results, text_of, trial
 
 from greenprune.errors import ConfigError, GreenpruneError
-from greenprune.labels import label, labels
-from greenprune.report import save_front, write_report
-from greenprune.report.drawing import svg
-from greenprune.report.front_figure import front_figure
-from greenprune.report.sections.front import break_even
-from greenprune.report.uncertainty import floor_of, stderr_of
-from greenprune.results import TrialResult, load_trials, to_frame, write_result, write_trials
-
-
-def trial(
-    number: int, accuracy: float, energy: float, prune: Any = None, heal: Any = None, **metrics: Any
-) -> TrialResult:
-    prune = prune or {"method": "none"}
-    config = {
-        "model": {"id": "pypi:smollm2-135m"},
-        "prune": prune,
-        "heal": heal or {"method": "none"},
-        "benchmark": {"limit": 50},
-    }
-    measured = {
-        "accuracy": accuracy, "piqa_acc": accuracy, "piqa_stderr": 0.01, "piqa_floor": 0.5, "w_ppl@512": 20.0,
-        "energy_j_per_token": energy, "energy_ratio": energy / 2.0, "energy_ci95_ratio": 0.02,
-        "energy_kind": "estimated", "energy_source": "cpu_model <2 cores>", "machine": "box-1",
-    }  # fmt: skip
-    name = f"{prune['method']}-{number:08x}"
-    return TrialResult(name, number, "ok", config, measured | metrics, started="2026-01-02T03:04:05+00:00")
-
-
-LORA = {"method": "lora", "rank": 8, "quantize": "none"}
-QLORA = {"heal.method": "lora", "heal.quantize": "nf4"}
-ANGULAR = {"method": "angular", "block_size": 4}
-
-
-def results() -> list[TrialResult]:
-    return [
-        trial(0, 0.8, 2.0),
-        trial(1, 0.7, 1.5, ANGULAR),
-        trial(2, 0.75, 1.5, ANGULAR, LORA),
-        trial(3, 0.51, 1.2, {"method": "bi", "block_size": 8}),
-        TrialResult("bi-00000004", 4, "failed", trial(4, 0, 0).config, {}, error="boom <script>alert(1)</script>"),
-    ]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    write_trials(tmp_path / "demo", results())
-    return tmp_path / "demo"
-
-
-def text_of(page: str) -> str:
-    page = re.sub(r"<(style|svg).*?</\1>", " ", page, flags=re.S)
-    return " ".join(unescape(re.sub(r"<[^>]+>", " ", page)).split())
+from greenprune.report import write_report
+from greenprune.results import write_result, write_trials
 
 
 def test_report_needs_no_network_and_trusts_no_trial(run: Path):
@@ -151,97 +99,6 @@ def test_importing_results_and_report_is_light():
     assert done.stdout.strip() == "[]"
 
 
-# -------------------------------------------------------------------------------------------- labels, picture
-
-
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        ({"prune.method": "none", "heal.method": "none"}, "dense"),
-        ({"prune.method": "none", "heal.method": "lora"}, "dense + lora"),
-        ({"prune.method": "angular", "prune.block_size": 4, "prune.ratio": None}, "angular 4"),
-        ({"prune.method": "bi", "prune.block_size": 2.0} | QLORA, "bi 2 + qlora"),
-        ({"prune.method": "flap", "prune.ratio": 0.2, "prune.structure": "AL-AM"}, "flap 20 %"),
-        ({"prune.method": "wanda", "prune.ratio": 0.5, "prune.structure": "2:4"}, "wanda 50 % 2:4"),
-    ],
-)  # fmt: skip
-def test_label(row: dict[str, Any], expected: str):
-    assert label(row) == expected
-    assert label(pd.Series(row)) == expected
-
-
-def test_labels_tell_twins_apart():
-    rank16 = {**LORA, "rank": 16}
-    frame = to_frame([trial(0, 0.8, 2.0), trial(1, 0.7, 1.0, ANGULAR, LORA), trial(2, 0.7, 1.0, ANGULAR, rank16)])
-    assert labels(frame) == ["dense", "angular 4 + lora, rank 8", "angular 4 + lora, rank 16"]
-
-
-def line(figure: Any, name: str) -> Any:
-    return next(line for line in figure.axes[0].lines if line.get_label() == name)
-
-
-def test_picture_holds_every_finished_trial_and_the_step_of_the_front(run: Path):
-    figure = front_figure(load_trials(run), {"accuracy": "max", "energy_j_per_token": "min"})
-    axes = figure.axes[0]
-    drawn = sorted(
-        tuple(point) for marks in axes.collections if marks.get_label()[0] != "_" for point in marks.get_offsets()
-    )
-    assert drawn == [(1.2, 0.51), (1.5, 0.7), (1.5, 0.75), (2.0, 0.8)]
-    step = line(figure, "Pareto front")
-    assert list(step.get_xdata()) == [1.2, 1.5, 2.0]
-    assert step.get_drawstyle() == "steps-post"
-    assert {text.get_text() for text in axes.texts} == {"dense", "angular 4 + lora", "bi 8"}
-    assert axes.get_xlabel() == "energy per token (J/token; ESTIMATED; lower is better)"
-    assert line(figure, "no knowledge (floor)").get_ydata()[0] == 0.5
-
-
-def test_picture_of_a_maximised_horizontal_axis_steps_the_other_way(run: Path):
-    trials = load_trials(run).assign(decode_tokens_per_s=[1.0, 2.0, 3.0, 4.0, None])
-    figure = front_figure(trials, {"accuracy": "max", "decode_tokens_per_s": "max"})
-    assert line(figure, "Pareto front").get_drawstyle() == "steps-pre"
-
-
-@pytest.mark.parametrize("objectives", [["accuracy"], ["accuracy", "energy_ratio", "w_ppl@512"]])
-def test_one_or_three_objectives_have_a_picture_without_a_line(run: Path, objectives: list[str]):
-    figure = front_figure(load_trials(run), {name: "max" if name == "accuracy" else "min" for name in objectives})
-    assert all(line.get_label() != "Pareto front" for line in figure.axes[0].lines)
-    assert svg(figure).startswith("<svg")
-
-
-def test_twins_share_a_label_and_odd_names_are_text(tmp_path: Path):
-    odd = {"method": r"a$\frac$<i>", "block_size": 1}
-    figure = front_figure(
-        to_frame([trial(0, 0.8, 2.0, odd), trial(1, 0.8, 2.0, ANGULAR)]),
-        {"accuracy": "max", "energy_ratio": "min"},
-    )
-    assert [text.get_text() for text in figure.axes[0].texts] == [r"a$\frac$<i> 1 = angular 4"]
-    assert "<i>" not in svg(figure)
-
-
-def test_save_front_takes_its_format_from_the_name(run: Path, tmp_path: Path):
-    assert save_front(run, tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
-    first = save_front(run, tmp_path / "front.svg").read_bytes()
-    assert b"<svg" in first
-    assert save_front(run, tmp_path / "again.svg").read_bytes() == first
-
-
-def test_scores_of_several_tasks():
-    scores = {"a_acc": 0.5, "a_stderr": 0.03, "a_floor": 0.5, "b_acc": 0.7, "b_stderr": 0.04, "b_floor": 0.25}
-    rows = pd.DataFrame([scores | {"accuracy": 0.6}])
-    assert floor_of(rows, "accuracy") == pytest.approx(0.375)
-    assert floor_of(rows, "b_acc") == 0.25
-    assert floor_of(rows, "energy_ratio") is None
-    assert stderr_of(rows, "accuracy")[0] == pytest.approx(0.025)  # sqrt(0.03² + 0.04²) / 2
-    assert stderr_of(rows, "c_acc") is None
-
-
-def test_accuracy_has_no_floor_where_a_task_has_none():
-    rows = pd.DataFrame({"accuracy": [0.5], "a_acc": [0.5], "a_floor": [0.5], "xsum_acc": [0.1]})
-    assert floor_of(rows, "accuracy") is None
-    assert floor_of(rows, "xsum_acc") is None
-    assert floor_of(rows, "a_acc") == 0.5
-
-
 def test_unreadable_answers_and_stand_ins_are_said_first(tmp_path: Path):
     one = trial(0, 0.8, 2.0, xsum_unparsed=0.25, gsm8k_unparsed=0.01)
     one.config["benchmark"] |= {"data": "assets", "perplexity": ["c4@512", "wikitext2=mine.txt@512"]}
@@ -250,15 +107,6 @@ def test_unreadable_answers_and_stand_ins_are_said_first(tmp_path: Path):
     assert "Of the answers to xsum, up to 25% in a trial can't be parsed; they count as wrong." in cautions
     assert "gsm8k" not in cautions
     assert "Perplexities of c4 are of the small samples that pinned wheels hold" in cautions
-
-
-def test_break_even():
-    row = {"heal_energy_wh": 3.0, "energy_wh_per_1k_requests": 50.0, "energy_ratio": 0.5}
-    assert break_even(pd.Series(row)) == "–"  # not all of it was metered as the workload was: the trial says none
-    assert break_even(pd.Series({**row, "energy_ratio": 1.1})) == "never"
-    assert break_even(pd.Series({**row, "heal_energy_wh": None})) == "–"
-    assert break_even(pd.Series({**row, "break_even_requests": 80.0})) == "80"
-    assert break_even(pd.Series({**row, "break_even_requests": None})) == "–"  # not metered alike
 
 
 def test_the_report_says_why_and_what_the_search_cost(tmp_path):
