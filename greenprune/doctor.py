@@ -8,8 +8,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 
-from greenprune.energy.nvml import Nvml, nvml
-from greenprune.energy.rapl import RaplSensor, mend, zones
+from greenprune.energy.sensors import SENSORS
 from greenprune.storage import cache_dir
 
 
@@ -22,7 +21,7 @@ class Check:
 
 def examine() -> list[Check]:
     """One row a part, cheap to make: no model is loaded and Ray isn't started."""
-    return [_python(), _memory(), *_gpus(), _cpu_energy(), _grade(), _cache(), *_packages(), _compiler()]
+    return [_python(), _memory(), *_sensors(), _cache(), *_packages(), _compiler()]
 
 
 def _python() -> Check:
@@ -35,52 +34,19 @@ def _memory() -> Check:
     return Check("cpu, memory", f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB")
 
 
-def _gpus() -> list[Check]:
-    if importlib.util.find_spec("pynvml") is None:
-        return [Check("gpu", "unknown: the NVML binding isn't installed", "pip install 'greenprune[gpu]'")]
-    library = nvml()
-    gpus = library.gpus() if library else ()
-    if library is None or not gpus:
-        return [Check("gpu", "none: models run on the CPU", "an NVIDIA GPU with its driver, for models above 1 B")]
-    return [_gpu_energy(library, gpu.index, gpu.name) for gpu in gpus]
-
-
-def _gpu_energy(library: Nvml, index: int, name: str) -> Check:
-    part = f"gpu {index}"
-    if library.is_split(index):
-        return Check(part, f"{name}: cut into MIG slices, no energy of its own", f"sudo nvidia-smi -i {index} -mig 0")
-    if library.energy_j(index) is not None:
-        return Check(part, f"{name}: energy measured by its counter")
-    if library.power_w(index) is not None:
-        return Check(part, f"{name}: no energy counter, its power is measured ten times a second")
-    return Check(part, f"{name}: tells neither energy nor power", "a driver that does, or another GPU")
-
-
-def _cpu_energy() -> Check:
-    found = zones()
-    if not found:
-        return Check(
-            "cpu energy",
-            "estimated: no RAPL counter",
-            "bare metal with RAPL; a virtual machine rarely shows it",
-        )
-    if command := mend():
-        return Check("cpu energy", "estimated: RAPL is there but can't be read", command)
-    return Check("cpu energy", f"measured by RAPL: {', '.join(zone.name for zone in found)}")
-
-
-def _grade() -> Check:
-    """What the two rows above come to for the joules of a trial."""
-    library = nvml()
-    if library and any(library.power_w(gpu.index) is not None for gpu in library.gpus()):
-        return Check("joules of a trial", "measured on the GPU it runs on; of a model on the CPU, see above")
-    if RaplSensor.here():
-        return Check("joules of a trial", "measured, over the whole node")
-    return Check(
+def _sensors() -> list[Check]:
+    """Each sensor's rows, and what they come to for the joules of a trial."""
+    joules = Check(
         "joules of a trial",
         "estimated: a declared number of watts per busy core, plus a constant",
         "a sensor (see above); or your machine's own watts in benchmark.energy.watts_per_core, watts_base",
     )
+    rows = {name: kind.found() for name, kind in SENSORS.items()}
+    measuring = [SENSORS[name].headline for name, found in rows.items() if any(row.measures for row in found)]
+    if measuring:
+        joules = Check("joules of a trial", measuring[0])
+    checks = [Check(row.part, row.state, row.remedy) for found in rows.values() for row in found]
+    return [*checks, joules]
 
 
 def _cache() -> Check:

@@ -10,7 +10,7 @@ from greenprune.benchmark.own_tasks.rouge import ROUGE_METRICS as ROUGE
 from greenprune.columns import COLUMNS
 from greenprune.config import STAGES
 from greenprune.energy.costs import break_even_requests
-from greenprune.energy.reading import JOULES_PER_WH
+from greenprune.energy.units import JOULES_PER_WH
 from greenprune.store import Artifact, Store
 
 

@@ -66,7 +66,7 @@ def resolved(config: TrialConfig) -> TrialConfig:
     """
     benchmark = config.benchmark
     if benchmark.energy and benchmark.energy.country:
-        from greenprune.energy.tracker import check_country
+        from greenprune.energy.carbon import check_country
 
         check_country(benchmark.energy.country)
     if benchmark.reads_hub():

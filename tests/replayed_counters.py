@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
+
+import pytest
 
 from greenprune.energy import rapl
 
@@ -14,6 +17,7 @@ class FakeNvml:
     class NVMLError(Exception):
         pass
 
+    __spec__ = "as a module has one"
     NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 1, 0
     nvmlClocksEventReasonSwPowerCap = 4
 
@@ -28,6 +32,9 @@ class FakeNvml:
 
     def nvmlInit(self):
         pass
+
+    def nvmlSystemGetDriverVersion(self):
+        return b"580"
 
     def nvmlDeviceGetCount(self):
         return self.count
@@ -66,6 +73,11 @@ class FakeNvml:
         return self._next("mig", gpu)
 
 
+def install_nvml(monkeypatch: pytest.MonkeyPatch, binding: FakeNvml | None) -> None:
+    """For one test this machine's NVML is `binding`; None: it isn't installed."""
+    monkeypatch.setitem(sys.modules, "pynvml", binding)
+
+
 class Clock:
     """Moves by a fixed step at each look."""
 
@@ -96,3 +108,8 @@ def set_uj(root: Path, **counters: int) -> None:
         key = f"p{zone.folder.name.split(':')[1]}" + ("" if zone.component == "cpu" else f"_{zone.name}")
         if key in counters:
             zone.counter.write_text(str(counters[key]))
+
+
+def install_powercap(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """For one test this machine's RAPL counters are those of a tree; an empty folder has none."""
+    monkeypatch.setattr(rapl, "POWERCAP", root)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from replayed_counters import FakeNvml, powercap
+from replayed_counters import FakeNvml, install_nvml, install_powercap, powercap
 
 from greenprune import doctor
 from greenprune.doctor import examine
-from greenprune.energy import rapl
-from greenprune.energy.nvml import Nvml
 from greenprune.energy.rapl import Zone
 
 
 @pytest.fixture
 def counters(tmp_path, monkeypatch):
     root = powercap(tmp_path, p0=1, p0_dram=1)
-    for name in ("zones", "mend"):
-        monkeypatch.setattr(doctor, name, lambda name=name: getattr(rapl, name)(root))
+    install_powercap(monkeypatch, root)
     return root
 
 
@@ -51,16 +48,21 @@ def test_a_counter_that_may_not_be_read_is_named_with_its_command(counters, monk
     ids=["counter", "power", "neither", "mig"],
 )
 def test_each_gpu_says_how_it_is_metered(monkeypatch, answers, state, remedy):
-    library = Nvml(FakeNvml(**answers))
-    monkeypatch.setattr(doctor, "nvml", lambda: library)
+    install_nvml(monkeypatch, FakeNvml(**answers))
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: True)
     assert state in rows()["gpu 0"].state
     assert remedy in rows()["gpu 0"].remedy
 
 
 def test_without_a_sensor_joules_are_estimated(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "nvml", lambda: None)
-    monkeypatch.setattr(doctor, "zones", list)
-    monkeypatch.setattr(doctor.RaplSensor, "here", classmethod(lambda cls: None))
+    install_nvml(monkeypatch, None)
+    install_powercap(monkeypatch, tmp_path)
     assert rows()["joules of a trial"].state.startswith("estimated")
     assert "watts_per_core" in rows()["joules of a trial"].remedy
+
+
+def test_joules_are_said_to_be_of_the_first_sensor_that_measures(counters, monkeypatch):
+    install_nvml(monkeypatch, FakeNvml())  # a GPU that tells nothing
+    assert rows()["joules of a trial"].state == "measured, over the whole node"
+    install_nvml(monkeypatch, FakeNvml(power_mw=[1]))
+    assert rows()["joules of a trial"].state.startswith("measured on the GPU it runs on")

@@ -11,7 +11,8 @@ from typing import Any
 from greenprune.benchmark.windows import PhaseWindow
 from greenprune.config import EnergyConfig
 from greenprune.energy import Reading, notes_of, worst_grade
-from greenprune.energy.reading import JOULES_PER_WH, Grade
+from greenprune.energy.reading import Grade
+from greenprune.energy.units import JOULES_PER_WH
 
 REQUESTS = 1000
 

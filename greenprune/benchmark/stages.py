@@ -105,7 +105,7 @@ def bytes_of_weights(checkpoint: Path) -> int:
 
 
 def _watt_hours(readings: Sequence[Reading]) -> float | None:
-    from greenprune.energy.reading import JOULES_PER_WH
+    from greenprune.energy.units import JOULES_PER_WH
 
     joules = [reading.energy_j for reading in readings]
     known = [energy for energy in joules if energy is not None]

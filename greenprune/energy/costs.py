@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from greenprune.energy.reading import JOULES_PER_WH
+from greenprune.energy.units import JOULES_PER_WH
 
 
 def break_even_requests(spent_wh: float | None, wh_per_1k_requests: float | None, ratio: float | None) -> float | None:

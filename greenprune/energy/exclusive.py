@@ -61,7 +61,8 @@ def gpus_here() -> tuple[str, ...]:
     """Names of the GPUs that this process works on, the same in every process: UUIDs where NVML tells."""
     import torch
 
-    from greenprune.energy.machine import nvml_gpus, visible_gpus
+    from greenprune.energy.machine import visible_gpus
+    from greenprune.energy.nvml import nvml_gpus
     from greenprune.errors import EnergyError
 
     if not torch.cuda.is_available():

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from greenprune.config.benchmark import WATTS_BASE, WATTS_PER_CORE
+from greenprune.energy.counting import Counted, Part
 from greenprune.energy.processes import own_cpu_s
-from greenprune.energy.reading import Part
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,6 @@ class LinearModel:
     watts_per_core: float = WATTS_PER_CORE
     watts_base: float = WATTS_BASE
     own_s: Callable[[], float] = field(default=own_cpu_s, repr=False)
-    period_s: float | None = None
 
     @property
     def source(self) -> str:
@@ -32,18 +31,17 @@ class LinearModel:
         return LinearCount(self, self.own_s())
 
 
-@dataclass
+@dataclass(frozen=True)
 class LinearCount:
     """One window of the model."""
 
     model: LinearModel
     begin_s: float
-    notes: list[str] = field(default_factory=list)
 
     def tick(self) -> None:
         """Nothing to do between a window's ends."""
 
-    def close(self, seconds: float) -> list[Part]:
+    def close(self, seconds: float) -> Counted:
         worked = max(0.0, self.model.own_s() - self.begin_s)
         joules = self.model.watts_per_core * worked + self.model.watts_base * seconds
-        return [Part("cpu", joules, "estimated", self.model.source, "process")]
+        return Counted((Part("cpu", joules, "estimated", self.model.source, "process"),))

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from greenprune.energy.nvml import Gpu, nvml
-from greenprune.energy.rapl import RaplSensor
+from greenprune.energy.nvml import Gpu, nvml, nvml_gpus
+from greenprune.energy.sensors import SENSORS
 from greenprune.errors import EnergyError
 
 if TYPE_CHECKING:
@@ -59,16 +59,7 @@ def _memory_gib() -> int:
 
 def energy_sources() -> list[str]:
     """The sensors that can be read here, `["nvml", "rapl"]` at best; `["cpu_model"]` where there is none."""
-    sources = ["nvml"] if nvml_gpus() else []
-    if RaplSensor.here():
-        sources.append("rapl")
-    return sources or ["cpu_model"]
-
-
-def nvml_gpus() -> tuple[Gpu, ...]:
-    """The GPUs of this machine; empty without NVIDIA's library or driver."""
-    library = nvml()
-    return library.gpus() if library else ()
+    return [name for name, kind in SENSORS.items() if kind.here()] or ["cpu_model"]
 
 
 def _driver() -> str | None:

@@ -8,13 +8,14 @@ than Volta, which have none. Power alone is a one-second average, on some GPUs o
 from __future__ import annotations
 
 import functools
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from greenprune.energy.reading import Part
+from greenprune.energy.counting import Counted, Found, Part
 from greenprune.errors import EnergyError
 
 POWER_PERIOD_S = 0.1
@@ -114,21 +115,30 @@ def _text(value: str | bytes | None) -> str:
     return value.decode() if isinstance(value, bytes) else value or "unknown"
 
 
-@functools.cache
+_opened = functools.cache(Nvml)  # once a process
+
+
 def nvml() -> Nvml | None:
     """NVIDIA's library on this machine; None without it, its binding or a driver."""
     try:
         import pynvml
 
-        return Nvml(pynvml)
+        return _opened(pynvml)
     except Exception:  # pynvml's errors exist only where pynvml does, and none of them matters here
         return None
+
+
+def nvml_gpus() -> tuple[Gpu, ...]:
+    """The GPUs of this machine; empty without NVIDIA's library or driver."""
+    library = nvml()
+    return library.gpus() if library else ()
 
 
 class NvmlSensor:
     """Joules of whole GPUs, by NVML index. Raises EnergyError for a GPU that is cut into MIG slices."""
 
     period_s: float | None = POWER_PERIOD_S
+    counts_whole_node = False
 
     def __init__(self, library: Nvml, indices: Sequence[int], clock: Callable[[], float] = time.perf_counter) -> None:
         for index in indices:
@@ -151,7 +161,6 @@ class NvmlCount:
         self.sensor = sensor
         self.tracks = [_Track(sensor.library, index) for index in sensor.indices]
         self.ticks = 0
-        self.notes: list[str] = []
         self.tick()
         for track in self.tracks:
             track.start()
@@ -161,34 +170,36 @@ class NvmlCount:
             track.sample(self.sensor.clock(), with_state=self.ticks % STATE_EVERY == 0)
         self.ticks += 1
 
-    def close(self, seconds: float) -> list[Part]:
+    def close(self, seconds: float) -> Counted:
         ends = [track.counted_j() for track in self.tracks]
         self.ticks = 0  # a last look at the state
         self.tick()
-        found = [self._joules(track, counted, seconds) for track, counted in zip(self.tracks, ends, strict=True)]
-        sources = " + ".join(dict.fromkeys(source for _, source in found))
-        joules = [energy for energy, _ in found if energy is not None]
-        if len(joules) < len(found):
-            return [Part("gpu", None, "absent", sources, "device")]
-        return [Part("gpu", sum(joules), "measured", sources, "device")]
+        notes: list[str] = []
+        joules: list[float] = []
+        sources: dict[str, None] = {}
+        for track, counted in zip(self.tracks, ends, strict=True):
+            energy, source = _joules(track, counted, seconds, notes)
+            sources[source] = None
+            joules += [] if energy is None else [energy]
+        source, known = " + ".join(sources), len(joules) == len(self.tracks)
+        part = Part("gpu", sum(joules) if known else None, "measured" if known else "absent", source, "device")
+        return Counted((part,), tuple(notes), tuple(asdict(track.state()) for track in self.tracks))
 
-    def _joules(self, track: _Track, counted: float | None, seconds: float) -> tuple[float | None, str]:
-        """A GPU's joules and their source: the counter's, else integrated power."""
-        if counted is not None and counted <= 0:
-            self.notes.append(f"GPU {track.index}'s counter stood still for {seconds:.2f} s: power was integrated")
-            counted = None
-        power = track.integrated_j
-        if counted is None:
-            return (power, "nvml_power") if power else (None, f"GPU {track.index} told neither energy nor power")
-        if power and seconds >= CHECKED_FROM_S and abs(counted - power) > DISAGREEMENT * counted:
-            self.notes.append(
-                f"GPU {track.index}'s counter ({counted:.0f} J) and its integrated power ({power:.0f} J) "
-                f"disagree by {abs(counted - power) / counted:.0%}"
-            )
-        return counted, "nvml_counter"
 
-    def states(self) -> list[dict[str, Any]]:
-        return [asdict(track.state()) for track in self.tracks]
+def _joules(track: _Track, counted: float | None, seconds: float, notes: list[str]) -> tuple[float | None, str]:
+    """A GPU's joules and their source: the counter's, else integrated power. What is odd is added to `notes`."""
+    if counted is not None and counted <= 0:
+        notes.append(f"GPU {track.index}'s counter stood still for {seconds:.2f} s: power was integrated")
+        counted = None
+    power = track.integrated_j
+    if counted is None:
+        return (power, "nvml_power") if power else (None, f"GPU {track.index} told neither energy nor power")
+    if power and seconds >= CHECKED_FROM_S and abs(counted - power) > DISAGREEMENT * counted:
+        notes.append(
+            f"GPU {track.index}'s counter ({counted:.0f} J) and its integrated power ({power:.0f} J) "
+            f"disagree by {abs(counted - power) / counted:.0%}"
+        )
+    return counted, "nvml_counter"
 
 
 class _Track:
@@ -232,3 +243,42 @@ class _Track:
             temperature_c=max(self._temperatures, default=None),
             throttling=tuple(sorted(self._throttling)),
         )
+
+
+# -------------------------------------------------------------------------------------- on this machine (sensors.py)
+
+
+def here() -> bool:
+    return bool(nvml_gpus())
+
+
+def find(gpus: Sequence[int]) -> NvmlSensor | None:
+    """Raises EnergyError for a GPU that is cut into MIG slices."""
+    if not gpus:
+        return None
+    library = nvml()
+    assert library is not None, "GPUs are known from NVML"
+    return NvmlSensor(library, gpus)
+
+
+def found() -> list[Found]:
+    if importlib.util.find_spec("pynvml") is None:
+        return [Found("gpu", "unknown: the NVML binding isn't installed", "pip install 'greenprune[gpu]'")]
+    library = nvml()
+    gpus = library.gpus() if library else ()
+    if library is None or not gpus:
+        return [Found("gpu", "none: models run on the CPU", "an NVIDIA GPU with its driver, for models above 1 B")]
+    return [_found(library, gpu) for gpu in gpus]
+
+
+def _found(library: Nvml, gpu: Gpu) -> Found:
+    part = f"gpu {gpu.index}"
+    if library.is_split(gpu.index):
+        remedy = f"sudo nvidia-smi -i {gpu.index} -mig 0"
+        return Found(part, f"{gpu.name}: cut into MIG slices, no energy of its own", remedy)
+    if library.energy_j(gpu.index) is not None:
+        return Found(part, f"{gpu.name}: energy measured by its counter", measures=True)
+    if library.power_w(gpu.index) is not None:
+        state = f"{gpu.name}: no energy counter, its power is measured ten times a second"
+        return Found(part, state, measures=True)
+    return Found(part, f"{gpu.name}: tells neither energy nor power", "a driver that does, or another GPU")

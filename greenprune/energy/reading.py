@@ -14,14 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
+from greenprune.energy.counting import Kind, Part
+from greenprune.energy.units import JOULES_PER_KWH
 from greenprune.storage import write_atomically
 
-Kind = Literal["measured", "estimated", "constant", "absent"]  # best to worst
 Grade = Literal["measured", "estimated", "contaminated", "absent"]  # best to worst
-Component = Literal["gpu", "cpu", "ram"]
 Sharing = Literal["exclusive: node", "exclusive: device", "shared"]
-JOULES_PER_KWH = 3.6e6
-JOULES_PER_WH = 3600.0
 
 # CodeCarbon's columns in its order (its EmissionsData), which users of such studies know.
 EMISSIONS_COLUMNS = (
@@ -65,17 +63,6 @@ EMISSIONS_COLUMNS = (
     "wue",
 )
 OUR_COLUMNS = ("task_name", "energy_j", "energy_kind", "energy_source", "energy_scope", "contamination")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One component's joules over a window, and how they were had."""
-
-    component: Component
-    energy_j: float | None
-    kind: Kind
-    source: str
-    scope: str
 
 
 @dataclass(frozen=True)
@@ -165,8 +152,8 @@ def notes_of(readings: Sequence[Reading]) -> str | None:
 def write_emissions(path: Path, readings: Iterable[Reading]) -> None:
     """Write emissions.csv: a line a window, CodeCarbon's columns and figures, empty where not measured.
 
-    Our headline stands beside them (energy_j, with its kind and source): CodeCarbon's own sum mixes sensors and
-    models.
+    Our headline stands beside them: energy_j, its grade as energy_kind (what every other table calls so), its source
+    and scope. CodeCarbon's own sum mixes sensors and models.
     """
     text = io.StringIO()
     table = csv.DictWriter(text, [*EMISSIONS_COLUMNS, *OUR_COLUMNS], extrasaction="ignore", lineterminator="\n")
@@ -180,7 +167,7 @@ def write_emissions(path: Path, readings: Iterable[Reading]) -> None:
         ours = {
             "task_name": reading.name,
             "energy_j": reading.energy_j,
-            "energy_kind": reading.kind,
+            "energy_kind": reading.grade,
             "energy_source": reading.source,
             "energy_scope": reading.scope,
             "contamination": reading.contamination,

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from greenprune.energy.reading import JOULES_PER_KWH, Kind, Reading, Window
+from greenprune.energy.counting import Kind
+from greenprune.energy.reading import Reading, Window
+from greenprune.energy.units import JOULES_PER_KWH
 from greenprune.errors import EnergyError
 
 
