@@ -25,6 +25,10 @@ class ReplayedNvml:
         self.binding = FakeNvml(**self.answers)
         install_nvml(monkeypatch, self.binding)
 
+    @staticmethod
+    def take_away(monkeypatch, folder) -> None:
+        install_nvml(monkeypatch, None)
+
     def work(self) -> None:
         self.binding.answers["energy_mj"][0] += 300_000
 
@@ -45,6 +49,10 @@ class ReplayedRapl:
         self.root, self.uj = powercap(folder, p0=100, p0_dram=10), 0
         install_powercap(monkeypatch, self.root)
 
+    @staticmethod
+    def take_away(monkeypatch, folder) -> None:
+        install_powercap(monkeypatch, folder / "nothing")
+
     def work(self) -> None:
         self.uj += 300
         set_uj(self.root, p0=100 + self.uj, p0_dram=10 + self.uj // 10)
@@ -62,8 +70,8 @@ REPLAYED = {"nvml": ReplayedNvml, "rapl": ReplayedRapl}
 @pytest.fixture(autouse=True)
 def bare_machine(monkeypatch, tmp_path):
     """Whatever this machine really has, it has no sensor."""
-    install_nvml(monkeypatch, None)
-    install_powercap(monkeypatch, tmp_path / "nothing")
+    for row in REPLAYED.values():
+        row.take_away(monkeypatch, tmp_path)
 
 
 @pytest.fixture(params=SENSORS)
