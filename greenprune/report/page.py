@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from greenprune.report.extra import need
 from greenprune.report.run import ReportedRun
-from greenprune.report.sections import SECTIONS, Section
+from greenprune.report.sections import SECTIONS, PagePart
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -28,7 +28,7 @@ def render(run: ReportedRun) -> str:
     )
 
 
-def section_html(section: Section, run: ReportedRun) -> Markup | None:
+def section_html(section: PagePart, run: ReportedRun) -> Markup | None:
     """What a section shows of this run, as HTML; None where that is nothing."""
     from markupsafe import Markup
 

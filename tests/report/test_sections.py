@@ -15,7 +15,7 @@ from handmade_runs import ANGULAR, results, text_of, trial
 from greenprune.report import sections, write_report
 from greenprune.report.page import section_html
 from greenprune.report.run import ReportedRun, read_run
-from greenprune.report.sections import SECTIONS, Section
+from greenprune.report.sections import SECTIONS, PagePart
 from greenprune.results import TrialResult, write_trials
 
 # What each section says of a run of five trials, one of which failed. A new section is a row here.
@@ -107,7 +107,7 @@ def test_a_new_section_is_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def gather_toy(run: ReportedRun) -> dict[str, Any]:
         return {"facts": {"trials": len(run.trials)}}
 
-    monkeypatch.setitem(SECTIONS, "toy", Section("A toy", gather_toy, "facts.html.j2"))
+    monkeypatch.setitem(SECTIONS, "toy", PagePart("A toy", gather_toy, "facts.html.j2"))
     write_trials(tmp_path / "r", results())
     assert text_of(write_report(tmp_path / "r").read_text()).endswith("A toy trials 5")
 
