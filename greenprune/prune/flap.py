@@ -47,7 +47,7 @@ from greenprune.prune.widths import (
 # -------------------------------------------------------------------------------------------------- maths
 
 # weight [hidden, in], variance [in], square_sum [in] -> [in]
-METRICS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+FLUCTUATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "WIFV": lambda weight, variance, square_sum: variance * weight.square().sum(dim=0),
     "IFV": lambda weight, variance, square_sum: variance,
     "WIFN": lambda weight, variance, square_sum: weight.abs().mean(dim=0) * square_sum.sqrt(),
@@ -160,7 +160,7 @@ def _scores(weight: Tensor, part: str, layer: int, statistics: Statistics, confi
     variance, square_sum = (
         statistics[f"{part}.{name}"][layer, : weight.shape[1]].to(weight) for name in ("variance", "square_sum")
     )
-    return METRICS[config.metric](weight, variance, square_sum).double().cpu()
+    return FLUCTUATIONS[config.metric](weight, variance, square_sum).double().cpu()
 
 
 def mean_outputs(

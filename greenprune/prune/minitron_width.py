@@ -108,7 +108,7 @@ def prune_minitron_width(model: PreTrainedModel, config: MinitronWidthPruning, c
         units = [units_of(decoder.view(layer), config.heads == "kv_group") for layer in prunable]
         counts = one_width(units, counts, config.ratio or 0.0, config.round_to)
     kept = {
-        layer: choose(decoder.view(layer), layer, statistics, count, config)
+        layer: kept_by_sizes(decoder.view(layer), layer, statistics, count, config)
         for layer, count in zip(prunable, counts, strict=True)
     }
     if dimensions < hidden:
@@ -128,7 +128,7 @@ def widths_of(view: LayerView, hidden: int, config: MinitronWidthPruning) -> tup
     return shared_widths(config.ratio, units, config.targets, config.round_to, hidden, heads_per_slot)
 
 
-def choose(
+def kept_by_sizes(
     view: LayerView, layer: int, statistics: Statistics, count: tuple[int, int], config: MinitronWidthPruning
 ) -> Kept:
     attention, channels = (statistics[f"{part}.minitron"][layer] for part in ("attention", "mlp"))

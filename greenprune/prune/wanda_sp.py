@@ -43,7 +43,7 @@ def prune_wanda_sp(model: PreTrainedModel, config: WandaSpPruning, calibration: 
     statistics, kept = calibration.required_statistics(), {}
     for layer, count in counts.items():
         attention, mlp = (statistics[f"{part}.square_sum"][layer] for part in ("attention", "mlp"))
-        kept[layer] = choose(Decoder(model).view(layer), attention, mlp, count, config)
+        kept[layer] = kept_by_inputs(Decoder(model).view(layer), attention, mlp, count, config)
     return apply_widths(model, kept)
 
 
@@ -66,14 +66,16 @@ def _prune_layer_by_layer(
             view = walk.decoder.view(layer)
             means = walk.input_means(layer, {"attention": view.out, "mlp": view.down}, squares)
             found = {name: entry.mean.double().cpu() for entry in means for name in entry.linears}
-            kept[layer] = choose(view, found["attention"], found["mlp"], counts[layer], config)
+            kept[layer] = kept_by_inputs(view, found["attention"], found["mlp"], counts[layer], config)
             keep_units(model, layer, kept[layer])
         walk.advance(layer)
     fit_class_and_config(model)
     return kept_of(kept)
 
 
-def choose(view: LayerView, attention: Tensor, mlp: Tensor, count: tuple[int, int], config: WandaSpPruning) -> Kept:
+def kept_by_inputs(
+    view: LayerView, attention: Tensor, mlp: Tensor, count: tuple[int, int], config: WandaSpPruning
+) -> Kept:
     """What stays of a layer. attention [>= heads * head_dim], mlp [>= channels]: means of squared inputs."""
     heads = input_scores(view.out.weight.detach(), attention[: view.out.in_features])
     channels = input_scores(view.down.weight.detach(), mlp[: view.channels])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from architectures import TOKENS, assert_generates, assert_reloads, logits_of, random_model
+from architectures import TOKENS, logits_of, random_model
 from tiny import tiny_config
 from transformers import LlamaForCausalLM
+from width_contract import keeps_width_contract, widths
 
 from greenprune import PruneConfig, collect, prune
 from greenprune.errors import ConfigError
@@ -41,11 +42,6 @@ SKIPS = {"skip_first": 1, "skip_last": 1}
 def config_of(case: str, **fields) -> PruneConfig:
     skips = {} if CASES[case].get("uniform") else SKIPS
     return PruneConfig(method="llm_pruner", **{"ratio": 0.2} | skips | CASES[case] | fields)
-
-
-def widths(model) -> list[tuple[int, int, int]]:
-    views = map(Decoder(model).view, range(len(Decoder(model))))
-    return [(view.heads, view.kv_heads, view.channels) for view in views]
 
 
 # -------------------------------------------------------------------------------------------------- maths
@@ -156,33 +152,12 @@ def test_global_threshold_by_hand():
 @pytest.mark.parametrize("name", ["llama", "llama-mha", "phi3", "gpt_neox"])
 @pytest.mark.parametrize("case", CASES)
 def test_every_option_keeps_the_contract(case, name, tmp_path):
-    model, untouched = random_model(name), random_model(name)
-    config = config_of(case)
-    report = prune(model, config, calibration=TOKENS)
-
-    assert report.ratio_reached == pytest.approx(0.2, abs=0.04)
-    prunable = list(config.prunable(6))
-    assert list(report.kept_heads) == list(report.kept_channels) == prunable
-    for layer in range(6):
-        view, before = Decoder(model).view(layer), Decoder(untouched).view(layer)
-        if layer in prunable:
-            assert view.heads == len(report.kept_heads[layer])
-            assert view.channels == len(report.kept_channels[layer])
-            assert view.channels % 8 == 0
-            columns = before.down.weight[:, report.kept_channels[layer]]
-            assert torch.equal(view.down.weight, columns)  # indices are those of the dense model
-        else:
-            states = view.module.state_dict(), before.module.state_dict()
-            assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
-    if config.uniform:
-        assert len(set(widths(model))) == 1
-
-    again = random_model(name)
-    assert prune(again, config, calibration=TOKENS) == report
-    assert torch.equal(logits_of(again), logits_of(model))
-    assert logits_of(model).isfinite().all()
-    assert_generates(model)
-    assert_reloads(model, tmp_path, report.needs)
+    pruned = keeps_width_contract(config_of(case), name, tmp_path)
+    for layer in pruned.prunable:
+        view, kept = Decoder(pruned.model).view(layer), pruned.report.kept_channels[layer]
+        assert view.channels % 8 == 0
+        columns = Decoder(pruned.untouched).view(layer).down.weight[:, kept]
+        assert torch.equal(view.down.weight, columns)  # indices are those of the dense model
 
 
 @pytest.mark.parametrize("case", ["default", "second order", "global", "steps"])

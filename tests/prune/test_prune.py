@@ -183,7 +183,7 @@ def test_unknown_architecture_is_refused():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=32))
-    with pytest.raises(ModelError, match="got gpt2; add its row"):
+    with pytest.raises(ModelError, match="got gpt2; add its entry"):
         prune(model, PruneConfig(method="bi", block_size=1), calibration=TOKENS % 32)
 
 
