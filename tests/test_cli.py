@@ -50,6 +50,19 @@ def test_pareto_prints_the_front_and_says_estimated(run_folder):
     assert "angular-1" not in above
 
 
+def test_tables_show_what_the_columns_declare_and_trials_no_markup(tmp_path):
+    metrics = {"parameters": 134515008, "accuracy": 0.5, "x_acc": 0.25, "energy_j_per_token": 2.0}
+    metrics |= {"energy_ratio": 1.0, "energy_wh_tasks": 3.0, "tasks_energy_kind": "contaminated?"}
+    config = {"model": {"id": "x"}, "prune": {"method": "[red]m[/blue]"}}
+    ok = TrialResult("t-1", 1, "ok", config, metrics)
+    write_trials(tmp_path / "r", [ok, TrialResult.failed("t-2", 2, config, "must be a list, got [/oops]", 0.0)])
+    output = runner.invoke(app, ["trials", str(tmp_path / "r")]).output
+    for cell in ("134,515,008", "0.500", "0.250", "1.000", "[red]m[/blue]", "[/oops]", "÷ dense"):
+        assert cell in output
+    front = runner.invoke(app, ["pareto", str(tmp_path / "r"), "--objectives", "energy_wh_tasks:min"])
+    assert "energies are contaminated?" in front.output, "the tasks' own kind"
+
+
 def test_half_measured_half_estimated_is_refused_unless_asked(tmp_path):
     results = []
     for number in range(4):

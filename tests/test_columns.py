@@ -55,3 +55,16 @@ def test_the_table_in_markdown():
     assert len(lines) == 2 + len(COLUMNS)
     assert all(line.count("|") == 4 for line in lines)
     assert set(columns.MAIN) <= set(COLUMNS)
+
+
+def test_what_a_name_fills_in_and_what_a_pattern_stands_for():
+    assert columns.parts_of("arc_easy_unparsed") == {"task": "arc_easy"}
+    assert columns.parts_of("held_ppl@16") == {"text": "held", "length": "16"}
+    assert columns.parts_of("energy_ratio") == columns.parts_of("nothing") == {}
+    present = ["piqa_acc", "accuracy", "held_ppl@16", "boolq_acc"]
+    wanted = ("accuracy", "<task>_acc", "energy_ratio", "<text>_ppl@<length>")
+    assert columns.expanded(wanted, present) == ["accuracy", "piqa_acc", "boolq_acc", "energy_ratio", "held_ppl@16"]
+    assert columns.kinds_of(["accuracy", "energy_ratio", "piqa_wh", "energy_j_per_token", "nothing"]) == [
+        "energy_kind",
+        "tasks_energy_kind",
+    ]
