@@ -29,6 +29,7 @@ DEMO = Path(__file__).parent.parent / "experiments" / "demo.yaml"  # of a checko
 ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value …", show_default=False)]
 TRIAL = "a trial's id, the beginning of it, its number, or dense"
+Fresh = Annotated[bool, typer.Option("--fresh", help="start anew; the old run is kept under a dated name")]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, e.g. runs/demo", show_default=False)]
 
 
@@ -42,11 +43,11 @@ def main() -> None:
 
 
 @app.command()
-def demo(storage: Annotated[str, typer.Option(help="where runs go")] = "runs") -> None:
+def demo(storage: Annotated[str, typer.Option(help="where runs go")] = "runs", fresh: Fresh = False) -> None:
     """The whole thing on a small real model: sweep, front, report."""
     from greenprune.experiment import load_experiment
 
-    _sweep(load_experiment(DEMO, [f"sweep.storage={storage}"]), address=None, resume=False)
+    _sweep(load_experiment(DEMO, [f"sweep.storage={storage}"]), fresh=fresh)
 
 
 @app.command()
@@ -80,21 +81,25 @@ def sweep(
     address: Annotated[
         str | None, typer.Option(help="a Ray cluster: auto, host:6379, or ray://host:10001 (needs ray[client])")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with an interrupted run")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="there must be a run to go on with")] = False,
+    fresh: Fresh = False,
 ) -> None:
-    """Run every trial of a sweep on Ray; failed trials become rows."""
+    """Run every trial of a sweep on Ray; failed trials become rows. Repeated, it goes on with the run.
+
+    The exit code is 1 where every trial failed, 130 after Ctrl-C.
+    """
     from greenprune.experiment import load_experiment
 
-    _sweep(load_experiment(experiment, overrides or []), address, resume)
+    _sweep(load_experiment(experiment, overrides or []), address, resume, fresh)
 
 
-def _sweep(experiment: Any, address: str | None, resume: bool) -> None:
+def _sweep(experiment: Any, address: str | None = None, resume: bool = False, fresh: bool = False) -> None:
     from greenprune.errors import ConfigError
     from greenprune.results import run_cost
     from greenprune.sweep.driver import run_sweep
 
     with logging_to(logging.StreamHandler()):
-        run = run_sweep(experiment, address=address, resume=resume)
+        run = run_sweep(experiment, address=address, resume=resume, fresh=fresh)
     ok = run.trials[run.trials["status"] == "ok"] if len(run.trials) else run.trials
     if len(ok):
         try:
@@ -107,8 +112,10 @@ def _sweep(experiment: Any, address: str | None, resume: bool) -> None:
         console.print(f"failed: {result.trial_id}: {result.error}", highlight=False)
     console.print(f"{len(ok)} trials, {len(run.failed)} failed: {run.folder / 'trials.csv'}", highlight=False)
     if run.interrupted:
-        console.print("interrupted: go on with the same command and --resume")
+        console.print("interrupted: the same command goes on with it")
         raise typer.Exit(130)
+    if not len(ok):
+        raise typer.Exit(1)
 
 
 def _write_report(run: str) -> None:

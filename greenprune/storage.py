@@ -81,6 +81,22 @@ class Storage:
                     write_atomically(target, stream.read())
         return True
 
+    def rename(self, old: str, new: str) -> None:
+        """Give a folder another name, here and in the object store, which has to move file by file."""
+        if (self.local / old).exists():
+            os.rename(self.local / old, self.local / new)
+        if self.remote is None:
+            return
+        from pyarrow.fs import FileSelector
+
+        root = f"{self.prefix}/{old}"
+        for entry in self.remote.get_file_info(FileSelector(root, allow_not_found=True, recursive=True)):
+            if entry.is_file:
+                target = f"{self.prefix}/{new}/{entry.path.rpartition(f'{root}/')[2]}"
+                self.remote.create_dir(target.rpartition("/")[0], recursive=True)
+                self.remote.move(entry.path, target)
+        self.remote.delete_dir_contents(root, missing_dir_ok=True)
+
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a whole file or nothing: a temporary file beside it, then rename."""

@@ -125,7 +125,7 @@ def ray_here():
     """Ray on this machine, started once for all tests that need it."""
     import ray
 
-    from greenprune.sweep.cluster import start_ray
+    from greenprune.cluster.join import start_ray
 
     start_ray(None)
     yield ray

@@ -2,11 +2,12 @@
 
 Every worker holds 1/N of the parameters and gathers a layer when it runs. All must do equally many forwards,
 so the last shard is padded with a repeated sample that is left out of the sums.
-Started by sweep/workers.py (Ray Train sets up the process group); Rajbhandari et al. 2020 for ZeRO.
+Started by cluster/workers.py (Ray Train sets up the process group); Rajbhandari et al. 2020 for ZeRO.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Collection
@@ -22,13 +23,19 @@ if TYPE_CHECKING:
 
 
 def collect_sharded(
-    source: ModelConfig, tokens: torch.Tensor, want: Collection[str], config: CalibrationConfig, scratch: str
+    source: ModelConfig,
+    tokens: torch.Tensor,
+    want: Collection[str],
+    config: CalibrationConfig,
+    scratch: str,
+    use_gpu: bool | None = None,
 ) -> Statistics:
     """`collect` over `config.num_workers` ZeRO-3 workers; the same result within rounding.
 
+    scratch: a folder of the storage; use_gpu: whether each worker has a GPU, None where the cluster has some now.
     Raises ConfigError for a statistic whose own passes aren't sharded.
     """
-    from greenprune.sweep.workers import run_workers
+    from greenprune.cluster.workers import run_workers
 
     check_known(want)
     if alone := [name for name in computations(want) if not STATISTICS[name].shards]:
@@ -37,11 +44,20 @@ def collect_sharded(
             f"{config.num_workers}; set calibration.num_workers=1 or choose another prune.method"
         )
     return run_workers(
-        collect_on_worker,
+        functools.partial(collect_beside_no_window, scratch.rpartition("/")[0]),
         {"source": source, "tokens": tokens.numpy(), "want": sorted(want), "batch_size": config.batch_size},
         config.num_workers,
         scratch,
+        use_gpu,
     )
+
+
+def collect_beside_no_window(storage_uri: str, inputs: dict[str, Any]) -> Statistics:
+    """What a worker runs: its part, not beside an open energy window of its node."""
+    from greenprune.energy.exclusive import gpus_here, hold_node
+
+    with hold_node(storage_uri, "none", gpus_here()):
+        return collect_on_worker(inputs)
 
 
 def collect_on_worker(inputs: dict[str, Any]) -> Statistics:

@@ -1,1 +1,1 @@
-"""Many trials on Ray Tune: search.py suggests, driver.py runs, workers.py starts sharded stages."""
+"""Many trials on Ray Tune: search.py suggests, driver.py runs them, trial_driver.py one, stage_tasks.py its stages."""

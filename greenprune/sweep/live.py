@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,8 +22,9 @@ from rich.text import Text
 from greenprune.experiment import Experiment
 from greenprune.labels import label
 from greenprune.pareto import pareto_front
-from greenprune.results import TrialResult, load_trials, read_result, read_results, write_result, write_trials
-from greenprune.storage import Storage, write_atomically
+from greenprune.results import TrialResult, load_trials, read_result, write_result, write_trials
+from greenprune.storage import write_atomically
+from greenprune.sweep.run_folder import RunFolder
 
 log = logging.getLogger("greenprune")
 SECONDS_BETWEEN_LINES = 60.0
@@ -74,23 +76,30 @@ class Live:
         return cls._open
 
     def __init__(
-        self, folder: Path, storage: Storage, experiment: Experiment, total: int, concurrent: int, quiet: bool
+        self,
+        run: RunFolder,
+        experiment: Experiment,
+        known: Iterable[TrialResult],
+        *,
+        total: int,
+        concurrent: int,
+        quiet: bool,
     ) -> None:
         assert experiment.sweep is not None, "only a sweep is watched"
-        self.folder, self.storage = folder, storage
+        self.run, self.folder = run, run.path
         self.objectives, self.total, self.concurrent = experiment.sweep.objectives, total, concurrent
         self.console = Console(quiet=quiet, soft_wrap=True)
         self.running: dict[str, str] = {}  # Ray's trial id -> ours
-        self.results = {result.trial_id: result for result in read_results(folder)}
+        self.results = {result.trial_id: result for result in known}
         self.begun, self.begun_with = time.time(), len(self.results)
         self.shown = time.time()
         self.view = RichLive(console=self.console, refresh_per_second=2, get_renderable=self._table)
 
     def __enter__(self) -> Live:
         Live._open = self
-        self.console.print(
-            f"sweep [bold]{self.folder.name}[/bold]: up to {self.total} trials, {self.concurrent} at once"
-        )
+        done = sum(result.status == "ok" for result in self.results.values())
+        plan = f"{done} of {self.total} trials are done, going on" if self.results else f"up to {self.total} trials"
+        self.console.print(f"sweep [bold]{self.run.name}[/bold]: {plan}, {self.concurrent} at once")
         if self.console.is_terminal:
             self.view.start()
         return self
@@ -134,7 +143,7 @@ class Live:
     def _write(self) -> None:
         write_trials(self.folder, self.results.values())
         for name in ("trials.parquet", "trials.csv"):
-            self.storage.push(f"{self.folder.name}/{name}")
+            self.run.storage.push(f"{self.run.name}/{name}")
 
     # ------------------------------------------------------------------------------------------------ text
 

@@ -7,7 +7,8 @@ over a configuration that was suggested before.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -18,6 +19,7 @@ from ray.tune.search.optuna import OptunaSearch
 from greenprune.config import Dimension, SweepConfig, TrialConfig, flat, holds, in_order, points
 from greenprune.errors import ConfigError
 from greenprune.experiment import Experiment
+from greenprune.results import TrialResult
 
 DUPLICATES_IN_A_ROW = 200  # after so many the space counts as exhausted
 
@@ -86,6 +88,12 @@ def trial_configs_of_grid(experiment: Experiment) -> Iterator[TrialConfig]:
             yield config
 
 
+def finite_metrics(result: TrialResult, names: Iterable[str]) -> dict[str, float]:
+    """Those of a trial's objectives that a search can learn from."""
+    values = {name: result.metrics.get(name) for name in names}
+    return {name: v for name, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
+
+
 def fixed_values(experiment: Experiment) -> dict[str, Any]:
     return flat(experiment.model_dump(mode="json", exclude={"name", "sweep"}))
 
@@ -94,9 +102,16 @@ class SweepSearch(Searcher):
     """The dense model first, then distinct configurations until the grid or `num_trials` is used up.
 
     While `busy` no trial is suggested: to start its process beside an open energy window would disturb that.
+    `known` are results of a run whose search is lost: finished trials are not suggested, failed ones come first,
+    and all keep their numbers.
     """
 
-    def __init__(self, experiment: Experiment, busy: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        busy: Callable[[], bool] = lambda: False,
+        known: Sequence[TrialResult] = (),
+    ) -> None:
         super().__init__()
         assert experiment.sweep is not None, "a search needs a sweep"
         self.busy = busy
@@ -105,10 +120,15 @@ class SweepSearch(Searcher):
         grid = trial_configs_of_grid(experiment) if self.sweep.search == "grid" else ()
         self.grid = [config for config in grid if config != self.dense]
         self.total = 1 + (self.sweep.num_trials or len(self.grid))  # at most; the dense model is one of them
-        self.number = 0
-        self.taken: dict[str, str] = {}  # greenprune's trial id -> Ray's
+        self.numbers = {result.trial_id: result.number for result in known}
+        self.number = max(self.numbers.values(), default=-1) + 1  # of the next trial that has none
+        finished = [result for result in known if result.status == "ok"]
+        self.failed = [result for result in known if result.status == "failed"]
+        self.taken = {result.trial_id: "" for result in finished}  # greenprune's trial id -> Ray's
         self.inner_ids: dict[str, str] = {}  # Ray's trial id -> the inner searcher's
-        self.results: dict[str, dict[str, Any]] = {}  # greenprune's trial id -> finite objectives
+        learnt = {result.trial_id: finite_metrics(result, self.sweep.objectives) for result in finished}
+        # greenprune's trial id -> its objectives, where all are finite
+        self.results = {key: values for key, values in learnt.items() if len(values) == len(self.sweep.objectives)}
         self.inner = None if self.sweep.search == "grid" else self._optuna()
 
     def _optuna(self) -> OptunaSearch:
@@ -123,17 +143,29 @@ class SweepSearch(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.busy():
             return None  # Tune asks again
-        if self.number == 0:
+        if self.dense.trial_id() not in self.taken:
             return self._take(trial_id, self.dense)
-        if self.number >= self.total:
+        if config := self._next_of_failed():
+            return self._take(trial_id, config)
+        if len(self.taken) >= self.total:
             return Searcher.FINISHED
         config = self._next_of_grid() if self.inner is None else self._next_of_inner(trial_id)
         return Searcher.FINISHED if config is None else self._take(trial_id, config)
 
     def _take(self, trial_id: str, config: TrialConfig) -> dict[str, Any]:
-        number, self.number = self.number, self.number + 1
+        number = self.numbers.get(config.trial_id(), self.number)
+        self.number = max(self.number, number + 1)
         self.taken[config.trial_id()] = trial_id
         return {"number": number, "trial_id": config.trial_id(), "trial": config.model_dump(mode="json")}
+
+    def _next_of_failed(self) -> TrialConfig | None:
+        """A trial that failed before its search was lost, unless this configuration has another id by now."""
+        while self.failed:
+            result = self.failed.pop(0)
+            config = TrialConfig.model_validate(result.config)
+            if config.trial_id() == result.trial_id and result.trial_id not in self.taken:
+                return config
+        return None
 
     def _next_of_grid(self) -> TrialConfig | None:
         return next((config for config in self.grid if config.trial_id() not in self.taken), None)
@@ -159,8 +191,8 @@ class SweepSearch(Searcher):
         """Trials report once, at their end."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        objectives = {name: (result or {}).get(name) for name in self.sweep.objectives}
-        complete = not error and None not in objectives.values()
+        objectives = {name: result[name] for name in self.sweep.objectives if result and result.get(name) is not None}
+        complete = not error and len(objectives) == len(self.sweep.objectives)
         if complete:
             ours = next((key for key, value in self.taken.items() if value == trial_id), None)
             if ours:
@@ -169,7 +201,11 @@ class SweepSearch(Searcher):
             inner_id = self.inner_ids.pop(trial_id)
             self.inner.on_trial_complete(inner_id, result=objectives if complete else None, error=not complete)
 
-    STATE = ("number", "taken", "inner_ids", "results", "inner")
+    STATE = ("numbers", "number", "failed", "taken", "inner_ids", "results", "inner")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of runs that began before a search could be told of results."""
+        self.__dict__.update({"numbers": {}, "failed": []} | state)
 
     def save(self, checkpoint_path: str) -> None:
         with open(checkpoint_path, "wb") as stream:

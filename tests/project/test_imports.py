@@ -13,7 +13,7 @@ import greenprune
 
 PACKAGE = Path(greenprune.__file__).parent
 DOORS = {
-    "ray": {"sweep"},
+    "ray": {"cluster", "sweep"},
     "peft": {"heal"},
     "bitsandbytes": {"heal"},
     "lm_eval": {"benchmark"},

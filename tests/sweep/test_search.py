@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from ray.tune.search import Searcher
 
+from greenprune.cluster.resources import Need, concurrency, needs
 from greenprune.config import StageResources
 from greenprune.experiment import parse_experiment
-from greenprune.sweep.cluster import Need, concurrency, needs
 from greenprune.sweep.search import SweepSearch
 
 SEARCHES = ["random", "tpe", "nsga2", "gp"]

@@ -1,47 +1,24 @@
-"""Joining or starting Ray, and what its nodes can hold."""
+"""What a cluster's nodes hold, what a stage asks of them, and whether more nodes may come."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import ray
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.experimental.internal_kv import _internal_kv_get
 
-from greenprune.config import ResourcesConfig, StageResources
-from greenprune.energy.exclusive import Exclusive
-from greenprune.errors import SweepError
-from greenprune.storage import Storage
+from greenprune.config import STAGES, ResourcesConfig, StageResources
 
 log = logging.getLogger("greenprune")
 GIB = 2**30
 HEAD = "node:__internal_head__"  # Ray gives the head node one unit of it
-STAGE_NAMES = tuple(ResourcesConfig.model_fields)
-
-
-def start_ray(address: str | None) -> None:
-    """Join the cluster at `address`, or start Ray here, with its token authentication on (its default).
-
-    Raises SweepError where the cluster can't be reached.
-    """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a task with no GPU sees no GPU
-    os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address:
-            ray.init(address=address, **common)
-        else:
-            ray.init(address="local", include_dashboard=False, dashboard_host="127.0.0.1", **common)
-    except Exception as problem:
-        where = f"at {address}" if address else "on this machine"
-        raise SweepError(
-            f"Ray must be reachable {where}, got {type(problem).__name__}: {problem}; check `ray status` there, its "
-            "version, and that this node has the cluster's token (RAY_AUTH_MODE, ~/.ray/auth_token)"
-        ) from problem
+LAUNCHED = "ray.io/node-group"  # label of nodes that a launcher started (`ray up`, KubeRay): their node type
 
 
 @dataclass(frozen=True)
@@ -52,7 +29,7 @@ class Need:
     gpu: float = 0.0
     memory_bytes: int = 0
     custom: Mapping[str, float] = field(default_factory=dict)
-    exclusive: Exclusive = field(default="none", compare=False)
+    exclusive: Literal["none", "device", "node"] = field(default="none", compare=False)
     hides_gpus: bool = field(default=False, compare=False)
 
     def fits(self, node: Mapping[str, float]) -> int:
@@ -74,6 +51,19 @@ def nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def can_grow() -> bool:
+    """Whether an autoscaler may bring more nodes; Ray that was started by hand, or by us, has the nodes it has.
+
+    Ray answers this nowhere. Its autoscaler v2 and KubeRay label every node with its node type. The first version
+    writes a report, in which the nodes of a cluster without autoscaling are of types that it made up itself.
+    """
+    if any(LAUNCHED in node["Labels"] for node in ray.nodes() if node["Alive"]):
+        return True
+    status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
+    types = (status.get("autoscaler_report") or {}).get("active_nodes") or {}
+    return any(not name.startswith("node_") for name in types)
+
+
 def needs(resources: ResourcesConfig, present: Sequence[Mapping[str, float]]) -> dict[str, Need]:
     """What each stage asks for. Where the file says nothing: a GPU and its share of the cores on GPU nodes,
     else all cores of the smallest node, so that stages don't disturb each other's timings.
@@ -91,7 +81,9 @@ def needs(resources: ResourcesConfig, present: Sequence[Mapping[str, float]]) ->
     def need(name: str, stage: StageResources) -> Need:
         gpu = default_gpu if stage.gpu is None else stage.gpu
         cpu = float(max(1, default_cpu)) if stage.cpu is None else stage.cpu
-        usual: Exclusive = "none" if name != "energy" else "device" if gpu else "node"
+        usual: Literal["none", "device", "node"] = (
+            "none" if not STAGES[name].machine_bound else "device" if gpu else "node"
+        )
         asked = Need(
             cpu,
             gpu,
@@ -103,7 +95,7 @@ def needs(resources: ResourcesConfig, present: Sequence[Mapping[str, float]]) ->
         whole = stage.exclusive == "node" or (asked.exclusive != "none" and not gpu and stage.cpu is None)
         return _whole_node(asked, present) if whole else asked
 
-    return {name: need(name, getattr(resources, name)) for name in STAGE_NAMES}
+    return {name: need(name, getattr(resources, name)) for name in STAGES}
 
 
 def _whole_node(asked: Need, present: Sequence[Mapping[str, float]]) -> Need:
@@ -122,24 +114,3 @@ def concurrency(needed: Mapping[str, Need], present: Sequence[Mapping[str, float
         if count == 0:
             log.warning("no node can run the %s stage yet (%s): it waits for the autoscaler", name, needed[name])
     return max(1, min((count for count in slots.values() if count), default=3)) + 1
-
-
-def check_storage_is_shared(storage: Storage) -> None:
-    """Every node must see what another writes. Raises SweepError that names a node that doesn't."""
-    alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    if storage.remote is not None or len(alive) < 2:
-        return
-    probe = storage.local / f".probe-{uuid.uuid4().hex[:8]}"
-    probe.parent.mkdir(parents=True, exist_ok=True)
-    probe.touch()
-    sees = ray.remote(os.path.exists)
-    try:
-        for node in alive:
-            pinned = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            if not ray.get(sees.options(num_cpus=0, scheduling_strategy=pinned).remote(str(probe))):
-                raise SweepError(
-                    f"sweep.storage must be a folder that all nodes share, got {storage.uri}, which node "
-                    f"{node['NodeManagerAddress']} doesn't see; use a shared file system or s3://…"
-                )
-    finally:
-        probe.unlink(missing_ok=True)

@@ -1,0 +1,186 @@
+"""A sweep's command repeated: the run is gone on with, its results are never lost, and never computed twice."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+from greenprune.errors import ConfigError, SweepError
+from greenprune.experiment import parse_experiment
+from greenprune.results import TrialResult, load_trials, read_results, write_result
+from greenprune.storage import Storage
+from greenprune.store import Store
+from greenprune.sweep.driver import run_sweep
+from greenprune.sweep.live import Live
+from greenprune.sweep.run_folder import RunFolder
+from greenprune.sweep.search import SweepSearch
+
+
+@pytest.fixture
+def small(tiny_experiment) -> dict:
+    """Two trials: the dense model and one block less."""
+    tiny_experiment["sweep"]["space"] = {"prune.block_size": {"choice": [1]}, "heal.method": {"choice": ["none"]}}
+    return tiny_experiment
+
+
+def rows(folder: Path) -> dict[str, TrialResult]:
+    return {result.trial_id: result for result in read_results(folder)}
+
+
+def runs_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.parent.iterdir() if (path / "config.yaml").exists())
+
+
+def test_the_same_command_goes_on_and_fresh_keeps_the_old_run_aside(small, ray_here, capsys):
+    first = run_sweep(parse_experiment(small), quiet=True)
+    before = rows(first.folder)
+    assert len(before) == 2
+
+    run_sweep(parse_experiment(small))  # finished: nothing is left to do
+    assert rows(first.folder) == before, "no trial ran again"
+    assert "2 of 2 trials are done, going on" in capsys.readouterr().out
+
+    shutil.rmtree(first.folder / "tune")  # Tune's state is gone, the results aren't
+    one = next(trial_id for trial_id, result in before.items() if result.number == 1)
+    failed = TrialResult.failed(one, 1, before[one].config, "heal: oh", 0.0)
+    write_result(first.folder, failed)
+    again = run_sweep(parse_experiment(small), quiet=True)
+    after = rows(first.folder)
+    assert [result.number for result in read_results(first.folder)] == [0, 1]
+    assert (after[one].status, after[one].number) == ("ok", 1), "a failed trial is tried again"
+    assert {key: after[key] for key in before if key != one} == {key: before[key] for key in before if key != one}
+    assert len(again.trials) == 2
+
+    changed = parse_experiment(small, ["calibration.seed=5"])
+    with pytest.raises(SweepError, match=r"another configuration.*--fresh") as refused:
+        run_sweep(changed, quiet=True)
+    assert "remove" not in str(refused.value)
+    new = run_sweep(changed, fresh=True, quiet=True)
+    assert {result.config["calibration"]["seed"] for result in read_results(new.folder)} == {5}
+    aside, name = runs_of(first.folder)[1:], runs_of(first.folder)[0]
+    assert name == "tiny"
+    assert len(aside) == 1
+    assert re.fullmatch(r"tiny\.\d{4}-\d\d-\d\d-\d{6}", aside[0])
+    assert rows(first.folder.with_name(aside[0])) == after
+    assert len(load_trials(first.folder.with_name(aside[0]))) == 2
+
+
+def test_an_unreadable_state_of_tune_is_kept_aside(small, ray_here):
+    first = run_sweep(parse_experiment(small), quiet=True)
+    before = rows(first.folder)
+    (first.folder / "tune" / "tuner.pkl").write_bytes(b"a pickle of names that are gone")
+    run_sweep(parse_experiment(small), quiet=True)
+    assert rows(first.folder) == before
+    assert len(list(first.folder.glob("tune.*/tuner.pkl"))) == 1
+
+
+def test_a_run_stays_whole_where_ray_cannot_be_reached(small, tmp_path):
+    experiment = parse_experiment(small)
+    folder = Path(small["sweep"]["storage"]) / "tiny"
+    config = experiment.trial().dense()
+    write_result(folder, TrialResult(config.trial_id(), 0, "ok", config.model_dump(mode="json")))
+    (folder / "config.yaml").write_text(yaml.safe_dump(experiment.to_dict()))
+    before = sorted(folder.rglob("*"))
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(small))
+    for more in ([], ["--fresh"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "greenprune.cli", "sweep", str(path), "--address", "ray://127.0.0.1:1", *more],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2
+        assert "Ray must be reachable" in done.stderr
+        assert sorted(folder.rglob("*")) == before
+
+
+def test_all_trials_failed_is_exit_code_1(small, tmp_path):
+    small["benchmark"]["perplexity"] = [str(tmp_path / "nowhere.jsonl@16")]
+    small["sweep"]["objectives"] = {"energy_j_per_token": "min"}
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(small))
+    done = subprocess.run([sys.executable, "-m", "greenprune.cli", "sweep", str(path)], capture_output=True, text=True)
+    assert "0 trials, 2 failed" in done.stdout, done.stderr
+    assert done.returncode == 1
+
+
+def test_what_is_refused(small):
+    experiment = parse_experiment(small)
+    with pytest.raises(ConfigError, match=r"--resume.*--fresh.*got both"):
+        run_sweep(experiment, resume=True, fresh=True)
+    folder = Path(small["sweep"]["storage"]) / "tiny"
+    write_result(folder, TrialResult("bi-1", 0, "ok", {}))
+    with pytest.raises(SweepError, match=r"must have a config.yaml.*--fresh"):
+        run_sweep(experiment)
+
+
+def result_of(config, number: int, status: str = "ok") -> TrialResult:
+    metrics = {"held_ppl@16": 5.0 - number, "energy_j_per_token": 1.0 + number}
+    return TrialResult(config.trial_id(), number, status, config.model_dump(mode="json"), metrics)
+
+
+@pytest.mark.parametrize("chosen", [{}, {"search": "tpe", "num_trials": 3}], ids=["grid", "tpe"])
+def test_a_search_without_state_leaves_out_what_is_done_and_keeps_the_numbers(tiny_experiment, chosen):
+    tiny_experiment["sweep"] |= chosen
+    experiment = parse_experiment(tiny_experiment)
+    whole = suggestions(SweepSearch(experiment))
+    configs = [experiment.trial({}).model_validate(trial["trial"]) for trial in whole]
+    known = [result_of(configs[0], 0), result_of(configs[1], 1, "failed"), result_of(configs[2], 2)]
+    rest = suggestions(SweepSearch(experiment, known=known))
+    assert rest[0]["trial_id"] == whole[1]["trial_id"]
+    assert rest[0]["number"] == 1
+    assert not {trial["trial_id"] for trial in rest} & {whole[0]["trial_id"], whole[2]["trial_id"]}
+    assert [trial["number"] for trial in rest[1:]] == list(range(3, len(whole)))
+    assert not suggestions(SweepSearch(experiment, known=[result_of(c, n) for n, c in enumerate(configs)]))
+
+
+def suggestions(search: SweepSearch) -> list[dict]:
+    found: list[dict] = []
+    while isinstance(suggestion := search.suggest(f"t{len(found)}"), dict):
+        found.append(suggestion)
+        search.on_trial_complete(f"t{len(found) - 1}", {"held_ppl@16": 1.0, "energy_j_per_token": 1.0})
+    return found
+
+
+def test_a_fresh_head_keeps_the_rows_of_the_bucket(tmp_path, tiny_experiment):
+    """An object store with two finished trials and an empty mirror: the table that is written has both."""
+    bucket = tmp_path / "bucket"
+    bucket.mkdir()
+
+    def storage_with(mirror: str) -> Storage:
+        storage = Storage(tmp_path / mirror)
+        storage.remote, storage.prefix = SubTreeFileSystem(str(bucket), LocalFileSystem()), "folder"
+        return storage
+
+    experiment = parse_experiment(tiny_experiment)
+    former, new = RunFolder(storage_with("former"), "tiny"), RunFolder(storage_with("new"), "tiny")
+    former.write("config.yaml", yaml.safe_dump(experiment.to_dict()))
+    for number, trial_id in enumerate(["none-1", "bi-1"]):
+        write_result(former.path, TrialResult(trial_id, number, "ok", {"prune": {"method": "none"}}))
+        former.storage.push(f"tiny/trials/{trial_id}")
+
+    with Live(new, experiment, new.results(), total=5, concurrent=1, quiet=True):
+        pass
+    reader = RunFolder(storage_with("reader"), "tiny")
+    assert reader.storage.pull("tiny/trials.parquet")
+    assert list(load_trials(reader.path)["trial_id"]) == ["none-1", "bi-1"]
+
+    known = former.results()
+    aside = new.keep_aside()
+    assert not any((bucket / "folder" / "tiny").rglob("*"))
+    assert RunFolder(storage_with("other"), aside.name).results() == known
+    assert not RunFolder(storage_with("empty"), "tiny").results()
+
+
+def test_finished_stages_are_reused(small, ray_here):
+    run = run_sweep(parse_experiment(small), quiet=True)
+    run_sweep(parse_experiment(small), fresh=True, quiet=True)
+    keys = [event["key"] for event in Store(run.folder.parent).events() if event["event"] == "computed"]
+    assert len(keys) == len(set(keys))
