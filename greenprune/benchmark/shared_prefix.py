@@ -71,7 +71,7 @@ class SharedPrefixLM(HFLM):
         self._encodings = _encodings_of(self)
         size = AUTO_BATCH_SIZE if self.batch_size == "auto" else int(self.batch_size)
         self.batch_tokens = size * TOKENS_A_SEQUENCE.get(self.device.type, TOKENS_A_SEQUENCE_ELSEWHERE)
-        reason = why_not(self)
+        reason = why_stock_scoring(self)
         self.shares = reason is None
         if reason is not None:
             log.warning("accuracy: HFLM's own, slower path: %s", reason)
@@ -256,7 +256,7 @@ class SharedPrefixLM(HFLM):
         return torch.autocast(device_type=self.device.type, dtype=dtype, enabled=dtype is not None)
 
 
-def why_not(lm: HFLM) -> str | None:
+def why_stock_scoring(lm: HFLM) -> str | None:
     """Why a model can't share beginnings; None where it can."""
     model = lm.model
     if lm.backend != "causal":

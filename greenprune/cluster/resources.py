@@ -17,7 +17,7 @@ from greenprune.config import STAGES, ResourcesConfig, StageResources
 
 log = logging.getLogger("greenprune")
 GIB = 2**30
-HEAD = "node:__internal_head__"  # Ray gives the head node one unit of it
+HEAD_NODE = "node:__internal_head__"  # Ray gives the head node one unit of it
 LAUNCHED = "ray.io/node-group"  # label of nodes that a launcher started (`ray up`, KubeRay): their node type
 
 

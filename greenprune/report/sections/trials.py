@@ -7,7 +7,7 @@ from typing import Any
 from greenprune.report.run import ReportedRun
 from greenprune.report.tables import Cell, PrintedColumn, label_column, trials_table
 
-COLUMNS = (
+OF_ALL_TRIALS = (
     "trial_number",
     "trial_id",
     "on the front",
@@ -29,7 +29,7 @@ def gather_trials(run: ReportedRun) -> dict[str, Any]:
     own = {"trial_id": label_column(run.labels)}
     if run.front is not None:
         own["on the front"] = _marks(set(run.front.index))
-    return {"table": trials_table(run.trials, COLUMNS, own)}
+    return {"table": trials_table(run.trials, OF_ALL_TRIALS, own)}
 
 
 def _marks(chosen: set[Any]) -> PrintedColumn:
