@@ -6,11 +6,19 @@ import torch
 from architectures import ARCHITECTURES, logits_of, random_model
 
 from greenprune.models import Decoder, keep_channels, keep_heads
+from greenprune.models.architectures import ARCHITECTURES as ENTRIES
+from greenprune.models.architectures import Architecture
+
+
+def entry_of(name: str) -> Architecture:
+    """Of a row of the tests: rows such as llama-mha share one."""
+    return ENTRIES[name.partition("-")[0]]
+
 
 HEADS, CHANNELS = [0, 2], [0, 1, 3, 5, 8, 13, 21, 34]  # one head of each KV group, where there are groups
 SOME_LAYERS = [1, 4]
 GROUPED = [name for name, settings in ARCHITECTURES.items() if settings.get("num_key_value_heads") == 2]
-OWN_HEAD_DIM = [name for name in ARCHITECTURES if name not in ("opt", "gpt_neox")]
+OWN_HEAD_DIM = [name for name in ARCHITECTURES if not entry_of(name).layout.head_dim_from_hidden]
 
 
 def lively_model(name: str, dtype: torch.dtype = torch.float32):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from architectures import ARCHITECTURES, logits_of
-from cutting import lively_model
+from cutting import entry_of, lively_model
 
 from greenprune.models import Decoder
 
@@ -17,7 +17,7 @@ def test_view(name):
     assert (view.heads, view.kv_heads, view.head_dim, view.channels) == (4, kv_heads, 8, 48)
     shapes = [rows.weight.shape for rows in (view.query, view.key, view.value, view.up)]
     assert shapes == [(32, 32), (kv_heads * 8, 32), (kv_heads * 8, 32), (48, 32)]
-    assert (view.gate is None) == (name in ("opt", "gpt_neox"))
+    assert (view.gate is None) == (entry_of(name).layout.gate is None)
     assert view.query.bias is None or view.query.bias.shape == (32,)
 
     parts = [rows for rows in (view.query, view.key, view.value, view.gate, view.up) if rows is not None]

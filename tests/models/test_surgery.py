@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from architectures import ARCHITECTURES, assert_generates, assert_reloads, logits_of
-from cutting import CHANNELS, GROUPED, OWN_HEAD_DIM, SOME_LAYERS, assert_same, cut, lively_model, silence
+from cutting import CHANNELS, GROUPED, OWN_HEAD_DIM, SOME_LAYERS, assert_same, cut, entry_of, lively_model, silence
 
 from greenprune.errors import ModelError
 from greenprune.models import Decoder, add_output_bias, fit_class_and_config, keep_channels, keep_heads
@@ -117,7 +117,7 @@ def test_output_biases(name, layers, tmp_path):
         view.out.register_forward_hook(lambda _, __, output: output + 2 * attention)
         view.down.register_forward_hook(lambda _, __, output: output + mlp)
     assert_same(model, reference)
-    stock = name in ("llama", "llama-mha") and len(layers) == 6
+    stock = {"attention_bias", "mlp_bias"} <= {*entry_of(name).layout.config_biases} and len(layers) == 6
     assert fit_class_and_config(model) == ("transformers" if stock else "trust_remote_code")
     assert_same(model, reference)
     assert_generates(model)
