@@ -40,12 +40,26 @@ def test_columns_that_a_column_names_are_declared(name):
     assert not (declared.text and declared.better)
 
 
-def test_headings_and_numbers():
-    assert columns.heading("energy_ratio") == "÷ dense"
-    assert columns.heading("held_ppl@16") == "held ppl@16"
-    assert columns.heading("prune.method") == "prune.method"
+# column: a number of it, its heading, and the number as a table shows it
+SHOWN = {
+    "energy_ratio": (0.98765, "÷ dense", "0.988"),
+    "energy_j_per_token": (0.123456, "J/token", "0.1235"),
+    "held_ppl@16": (63.926, "held ppl@16", "63.93"),
+    "piqa_acc": (0.5, "piqa", "0.500"),
+    "parameters_removed_ratio": (0.2, "removed", "20.0%"),
+    "peak_memory_bytes": (3 * 2**20, "peak MiB", "3"),
+    "prune.ratio": (0.25, "prune.ratio", "0.25"),
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_headings_and_numbers(name):
+    value, heading, text = SHOWN[name]
+    assert (columns.heading(name), columns.shown(name, value)) == (heading, text)
+
+
+def test_phrases_and_names_of_a_pattern():
     assert columns.phrase("decode_latency_s") == "latency of one decode step"
-    assert columns.shown("peak_memory_bytes", 3 * 2**20) == "3"
     assert those_of("<task>_acc", ["piqa_acc", "accuracy", "x_ppl@16", 3]) == ["piqa_acc"]
 
 

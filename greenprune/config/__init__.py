@@ -55,6 +55,7 @@ from greenprune.config.pruning import (
     WandaSpPruning,
     WidthPruning,
 )
+from greenprune.config.section import Section
 from greenprune.config.stages import (
     STAGES,
     Stage,
@@ -98,6 +99,7 @@ __all__ = [
     "PruneConfig",
     "RatioPruning",
     "ResourcesConfig",
+    "Section",
     "SequencePruning",
     "Shape",
     "SkippingPruning",

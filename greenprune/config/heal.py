@@ -7,7 +7,7 @@ experiment file are made from this table. It must import without torch, so funct
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Union
+from typing import Literal
 
 from pydantic import Field, create_model, model_validator
 
@@ -114,7 +114,3 @@ def _variant(name: str, fields: type[HealConfig]) -> type[HealConfig]:
 
 
 HEAL_VARIANTS: dict[str, type[HealConfig]] = {name: _variant(name, entry.fields) for name, entry in HEALERS.items()}
-if TYPE_CHECKING:
-    AnyHealing = HealConfig
-else:
-    AnyHealing = Annotated[Union[tuple(HEAL_VARIANTS.values())], Field(discriminator="method")]  # noqa: UP007

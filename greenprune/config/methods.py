@@ -7,7 +7,7 @@ are named, not held.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, create_model
 
@@ -25,6 +25,7 @@ from greenprune.config.pruning import (
     SlebPruning,
     WandaSpPruning,
 )
+from greenprune.config.section import chosen_by_method
 
 HIDDEN_STATES = frozenset({"angular", "bi"})
 ACTIVATIONS = frozenset({"activations"})
@@ -148,7 +149,7 @@ PRUNE_VARIANTS: dict[str, type[PruneConfig]] = {name: _variant(name, entry) for 
 if TYPE_CHECKING:
     AnyStep = PruneConfig
 else:
-    AnyStep = Annotated[Union[tuple(PRUNE_VARIANTS.values())], Field(discriminator="method")]  # noqa: UP007
+    AnyStep = chosen_by_method(PRUNE_VARIANTS)
 
 
 class SequencePruning(PruneConfig):
@@ -180,7 +181,3 @@ SEQUENCE = Method(
 METHODS["sequence"] = SequencePruning.entry = SEQUENCE
 PRUNE_VARIANTS["sequence"] = SequencePruning
 PruneConfig.variants.update(PRUNE_VARIANTS)
-if TYPE_CHECKING:
-    AnyPruning = PruneConfig
-else:
-    AnyPruning = Annotated[Union[tuple(PRUNE_VARIANTS.values())], Field(discriminator="method")]  # noqa: UP007

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, Union
 
-from pydantic import BaseModel, ConfigDict, Strict
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
 Int = Annotated[int, Strict()]
 
@@ -15,3 +16,8 @@ class Section(BaseModel):
     def output_version(self) -> int:
         """How often the output of what it configures has changed for the same input, beside its stage's version."""
         return 0
+
+
+def chosen_by_method(variants: Mapping[str, type[Section]]) -> Any:
+    """The type of a section that is one of these, told apart by its `method`."""
+    return Annotated[Union[tuple(variants.values())], Field(discriminator="method")]  # noqa: UP007

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from greenprune.config.benchmark import BenchmarkConfig
-from greenprune.config.heal import HEAL_VARIANTS, AnyHealing, NoHealing
-from greenprune.config.methods import PRUNE_VARIANTS, AnyPruning
+from greenprune.config.heal import HEAL_VARIANTS, NoHealing
+from greenprune.config.methods import PRUNE_VARIANTS
 from greenprune.config.model import CalibrationConfig
-from greenprune.config.section import Section
+from greenprune.config.section import Section, chosen_by_method
 
 Role = Literal["statistics", "model", "benchmark"]
 
@@ -26,8 +26,8 @@ class Stage:
 
     function: writes the artifact: `f(out, *, config, **inputs, **facts, **options)`. version: raised when the output
     changes for the same input, so that old artifacts are left aside; a method's own changes raise the method's
-    version instead. key: the dotted key of its configuration; section, default: the type of that section and what it is
-    where a file says nothing, where the key is a section of its own. variants: the section's types by `method`.
+    version instead. key: the dotted key of its configuration. Where that is a section of its own: section, its type, or
+    variants, its types by `method`; default, what it is where a file says nothing.
 
     role: `statistics` about a model, another `model` (its artifact holds `checkpoint/`), or a `benchmark` of one (its
     artifact holds emissions.csv). What isn't a benchmark is part of making the model, and so is its energy.
@@ -46,6 +46,11 @@ class Stage:
     machine_bound: bool = False
     resumes: bool = False
 
+    @property
+    def section_type(self) -> Any:
+        """The type of its section in a trial's configuration; None where it has none of its own."""
+        return chosen_by_method(self.variants) if self.variants else self.section
+
 
 # In the order of a trial. Every stage between pruning and the benchmarks turns the model into another one.
 STAGES: dict[str, Stage] = {
@@ -63,7 +68,6 @@ STAGES: dict[str, Stage] = {
         "prune",
         "model",
         needs=("checkpoint", "statistics"),
-        section=AnyPruning,
         variants=PRUNE_VARIANTS,
     ),
     "heal": Stage(
@@ -71,7 +75,6 @@ STAGES: dict[str, Stage] = {
         2,
         "heal",
         "model",
-        section=AnyHealing,
         default=NoHealing(),
         variants=HEAL_VARIANTS,
         resumes=True,

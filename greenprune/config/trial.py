@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import create_model, model_validator
 
 from greenprune.config.benchmark import BenchmarkConfig, is_whole_text, split_text
-from greenprune.config.heal import AnyHealing, NoHealing
-from greenprune.config.methods import AnyPruning
+from greenprune.config.heal import HealConfig, NoHealing
 from greenprune.config.model import CalibrationConfig, ModelConfig
+from greenprune.config.pruning import PruneConfig
 from greenprune.config.section import Section
 from greenprune.config.stages import STAGES
 
@@ -22,8 +22,8 @@ class TrialSections(Section):
     model: ModelConfig
     if TYPE_CHECKING:
         calibration: CalibrationConfig = CalibrationConfig()
-        prune: AnyPruning
-        heal: AnyHealing = NoHealing()
+        prune: PruneConfig
+        heal: HealConfig = NoHealing()
         benchmark: BenchmarkConfig = BenchmarkConfig()
 
     @model_validator(mode="after")
@@ -63,5 +63,5 @@ else:
         "TrialConfig",
         __base__=TrialSections,
         __module__=__name__,
-        **{stage.key: (stage.section, stage.default) for stage in STAGES.values() if stage.section},
+        **{stage.key: (stage.section_type, stage.default) for stage in STAGES.values() if stage.section_type},
     )
