@@ -81,15 +81,13 @@ def needs(resources: ResourcesConfig, present: Sequence[Mapping[str, float]]) ->
     def need(name: str, stage: StageResources) -> Need:
         gpu = default_gpu if stage.gpu is None else stage.gpu
         cpu = float(max(1, default_cpu)) if stage.cpu is None else stage.cpu
-        usual: Literal["none", "device", "node"] = (
-            "none" if not STAGES[name].machine_bound else "device" if gpu else "node"
-        )
+        alone: Literal["device", "node"] = "device" if gpu else "node"
         asked = Need(
             cpu,
             gpu,
             int((stage.memory_gb or 0) * GIB),
             stage.custom,
-            exclusive=stage.exclusive or usual,
+            exclusive=stage.exclusive or (alone if STAGES[name].machine_bound else "none"),
             hides_gpus=bool(with_gpu) and not gpu,
         )
         whole = stage.exclusive == "node" or (asked.exclusive != "none" and not gpu and stage.cpu is None)
