@@ -37,3 +37,7 @@ def test_links_lead_somewhere_and_the_tree_is_the_tree():
 def test_the_picture_says_that_energies_are_estimates():
     assert "demo_front.png" in README
     assert "these energies are estimates" in README
+
+
+def test_it_stays_short():
+    assert len(README.splitlines()) < 220
