@@ -59,7 +59,13 @@ def test_every_recipe_is_followed():
     assert RECIPES.keys() - {"The rest"} == CHECKS.keys()
 
 
-@pytest.mark.parametrize("name", CHECKS)
+# Half a minute each; a sensor's takes seconds.
+QUICK = {"A sensor"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CHECKS]
+)
 def test_a_recipe_is_one_file_one_entry_one_row(name, tmp_path):
     for part in ("greenprune", "tests", "experiments", "README.md", "pyproject.toml", "cluster.yaml", ".github"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copyfile
