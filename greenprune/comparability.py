@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from greenprune.columns import COLUMNS, Column, Direction, column
+from greenprune.columns import COLUMNS, Column, Direction, column, kinds_of
 from greenprune.errors import ConfigError, nearest
 from greenprune.results import is_missing
 
@@ -87,7 +87,7 @@ def _told_apart(rows: DataFrame, declared: Column) -> list[str]:
 
 def _clean(rows: DataFrame, objectives: Iterable[str]) -> DataFrame:
     """Without the rows whose energy, if it is an objective, others' work contaminated."""
-    for kind in dict.fromkeys(found.kind for name in objectives if (found := column(name)) and found.kind):
+    for kind in kinds_of(objectives):
         if kind in rows.columns:
             rows = rows[rows[kind].fillna("") != "contaminated"]
     return rows
