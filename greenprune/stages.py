@@ -48,7 +48,7 @@ class Request:
         assert set(self.inputs) == set(needs), f"{self.stage} needs {needs}, got {list(self.inputs)}"
 
     def call(self, machine: str | None = None) -> StageCall:
-        section = {"config": self.section.model_dump(mode="json"), **self.facts}
+        section = {"config": self.section.identity(), **self.facts}
         if machine:
             section["machine"] = machine
         parents = {name: parent.key for name, parent in self.inputs.items() if parent is not None}

@@ -91,7 +91,7 @@ def _prune(stages: Stages, config: TrialConfig, dense: Source, statistics: Artif
     if config.prune.method == "none":
         return dense
     inputs = {"checkpoint": dense, "statistics": statistics}
-    facts = {"calibration": config.calibration.model_dump(mode="json")} if config.prune.needs_tokens() else {}
+    facts = {"calibration": config.calibration.identity()} if config.prune.needs_tokens() else {}
     return stages.run(Request("prune", config.prune, inputs, facts, _loading(config)))
 
 

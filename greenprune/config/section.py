@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, ClassVar, Union
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
@@ -12,6 +12,20 @@ Int = Annotated[int, Strict()]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    # Fields that came later, with the value that stands for how it was before them: artifacts of then stay valid.
+    LATER: ClassVar[Mapping[str, Any]] = {}
+
+    def identity(self) -> dict[str, Any]:
+        """What keys and ids are computed from: every field, but a later one only where it changes something."""
+        fields = self.model_dump(mode="json")
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if name in self.LATER and fields[name] == self.LATER[name]:
+                del fields[name]
+            elif isinstance(value, Section):
+                fields[name] = value.identity()
+        return fields
 
     def output_version(self) -> int:
         """How often the output of what it configures has changed for the same input, beside its stage's version."""

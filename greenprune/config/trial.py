@@ -43,7 +43,7 @@ class TrialSections(Section):
 
     def trial_id(self) -> str:
         """A name that tells the method and is the same wherever the same configuration runs."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        canonical = json.dumps(self.identity(), sort_keys=True)
         return f"{self.prune.method}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
 
     def dense(self) -> TrialConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +74,8 @@ class ForwardPhases:
         self.prompt = torch.randint(vocabulary, shape, generator=generator).to(model.device)
         self._first_token = self.prompt[:, -1:]
         self._cache = DynamicCache()
+        names = inspect.signature(model.forward).parameters
+        self._cache_argument = "cache" if "cache" in names else "past_key_values"  # renamed in Transformers 5.24
         self._reply: list[torch.Tensor] = []
         self._memory = PeakMemory(model.device)
 
@@ -105,7 +108,8 @@ class ForwardPhases:
 
     def _forward(self, ids: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
         """The next token of each sequence, [batch, 1]; it stays on the device."""
-        logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        states = {self._cache_argument: cache}
+        logits = self.model(input_ids=ids, use_cache=True, logits_to_keep=1, **states).logits
         return logits[:, -1:].argmax(dim=-1)
 
     def synchronise(self) -> None:
