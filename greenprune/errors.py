@@ -30,6 +30,14 @@ class EnergyError(GreenpruneError, RuntimeError):
     """A meter that was asked for and can't be read."""
 
 
+class StorageError(GreenpruneError, RuntimeError):
+    """A storage that doesn't give, take or lock a file."""
+
+
+class DamagedArtifact(StorageError):
+    """A finished artifact whose files aren't those that were written. It is set aside, so it can be made again."""
+
+
 class SweepError(GreenpruneError, RuntimeError):
     """A sweep that can't start or go on as asked."""
 

@@ -7,6 +7,7 @@ with fair_lock(path, alone=True): …             alone, or together with all wh
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from greenprune.errors import StorageError
+
+# What file systems say that have no locks: some network mounts, FUSE.
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 log = logging.getLogger("greenprune")
 
 
@@ -80,4 +85,11 @@ def _taken_at_once(handle: IO[str], kind: int) -> bool:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as problem:
+        if problem.errno not in WITHOUT_LOCKS:
+            raise
+        raise StorageError(
+            f"the file system of {handle.name} must have flock locks, got {problem.strerror}; mount it with locks "
+            "(NFS: without nolock; Lustre: with -o flock), or choose another folder or an object store (s3://…) as storage"
+        ) from problem
     return True

@@ -222,7 +222,7 @@ def write_trials(run_dir: Path, results: Iterable[TrialResult]) -> DataFrame:
 
 
 def load_trials(run: str | Path) -> DataFrame:
-    """A run's table of trials, columns as in columns.py; from trials.parquet, else from the results.
+    """A run's table of trials, columns as in columns.py; from the results, or from trials.parquet where that is all.
 
     `run` is a folder or a URI (s3://bucket/runs/NAME). Raises ConfigError where there are no trials.
     """
@@ -230,11 +230,11 @@ def load_trials(run: str | Path) -> DataFrame:
 
     storage, name = locate_run(run)
     folder = storage.local / name
-    if storage.pull(f"{name}/trials.parquet"):
-        return pd.read_parquet(folder / "trials.parquet")
     storage.pull(f"{name}/trials")
     if results := read_results(folder):
         return to_frame(results)
+    if storage.pull(f"{name}/trials.parquet"):
+        return pd.read_parquet(folder / "trials.parquet")
     raise ConfigError(
         f"a run must hold trials.parquet or trials/*/result.json, got {run}, which has neither; "
         f"start one with `greenprune sweep`, or check the path{_other_runs(storage.local, name)}"

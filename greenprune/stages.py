@@ -6,6 +6,7 @@ A stage's function knows nothing of all this (config/stages.py names it). `perfo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from greenprune._callable import function_named
 from greenprune.config import STAGES, ModelConfig
 from greenprune.energy.exclusive import Exclusive
 from greenprune.storage import Storage
-from greenprune.store import Artifact, StageCall, Store, clear
+from greenprune.store import Artifact, StageCall, Store
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,10 @@ def perform(request: Request, storage_uri: str) -> Artifact:
     from greenprune.energy.exclusive import gpus_here, hold_node
 
     store = Store(storage_uri)
-    machine_bound = STAGES[request.stage].machine_bound
+    stage = STAGES[request.stage]
+    machine_bound = stage.machine_bound
     call = request.call(machine_identity()[0] if machine_bound else None)
-    compute = store.get_or_compute if machine_bound else store.compute
+    compute = functools.partial(store.get_or_compute if machine_bound else store.compute, resumes=stage.resumes)
     if getattr(request.section, "num_workers", 1) > 1:  # its workers wait for their own turns, and aren't metered
         return compute(call, lambda out: _work(request, store, out))
     mine = hold_node(store.storage.uri, request.exclusive, gpus_here())
@@ -108,8 +110,6 @@ def perform_all(requests: Sequence[Request], storage_uri: str) -> list[Artifact]
 
 def _work(request: Request, store: Store, out: Path) -> None:
     stage = STAGES[request.stage]
-    if not stage.resumes:
-        clear(out)
     inputs = {name: _locate(parent, store) for name, parent in request.inputs.items()}
     options = {**request.options, "exclusive": request.exclusive} if stage.machine_bound else request.options
     function_named(stage.function)(out, config=request.section, **inputs, **request.facts, **options)
@@ -137,7 +137,7 @@ class Stages:
 
     def __init__(
         self,
-        storage: Storage,
+        storage: Storage | str | Path,
         execute: Execute = perform_all,
         watch: Callable[[str], None] = lambda stage: None,
     ) -> None:

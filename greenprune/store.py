@@ -1,8 +1,10 @@
 """Content-addressed stage artifacts: each is computed once, by whoever comes first, and then reused.
 
-An artifact's key is a hash of the stage's name and version, its resolved config section and its parents'
-keys. It is written to a `.partial` folder and renamed when its manifest is complete, so a crash leaves
-either nothing or a partial folder that the next attempt takes over (a healing run resumes from it).
+An artifact's key is a hash of the stage's name and version, its resolved config section and its parents' keys. It is
+made in a `.partial` folder, sealed (manifest.py), sent where the storage is an object store, and renamed: finished
+means sent. A crash leaves either nothing or a partial folder, which the next attempt empties, or, of a stage that
+resumes, goes on from; one that is sealed is only sent. An artifact that isn't as it was written is set aside, never
+believed.
 
 Single flight is a `flock` beside the artifact: the kernel drops it when a process dies, however it dies.
 In a sweep every trial's driver runs on the head node, so one node's locks are enough for a whole cluster.
@@ -12,20 +14,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from greenprune.errors import DamagedArtifact
+from greenprune.following import sent_as_it_grows
 from greenprune.locks import locked
-from greenprune.storage import Storage, write_atomically
+from greenprune.manifest import MANIFEST, damage, holds_all_files, read_manifest, seal
+from greenprune.storage import Storage, sync_folder
 
-MANIFEST = "manifest.json"
+log = logging.getLogger("greenprune")
 Work = Callable[[Path], Mapping[str, Any] | None]
 UNGUARDED = nullcontext()
 
@@ -76,20 +83,47 @@ class Store:
         self.storage = storage if isinstance(storage, Storage) else Storage(storage)
 
     def path(self, artifact: Artifact | StageCall) -> Path:
-        """The artifact's folder on this machine."""
+        """The artifact's folder on this machine, whole. Raises DamagedArtifact where it isn't, and sets it aside."""
         folder = self.storage.local / artifact.folder
-        if self.storage.remote is not None and not _complete(folder):
+        remote = self.storage.remote is not None
+        if remote and not holds_all_files(folder):
             self.storage.pull(artifact.folder)
+        if not (folder / MANIFEST).exists():
+            return folder
+        problem = damage(folder)
+        if problem and remote:  # perhaps only what came here is
+            shutil.rmtree(folder)
+            self.storage.pull(artifact.folder)
+            problem = damage(folder)
+        if problem:
+            self._set_aside(artifact, problem)
+            raise DamagedArtifact(
+                f"an artifact must be what was written, got {folder}, where {problem}; it is set aside: run the same "
+                "command again to make it anew"
+            )
         return folder
 
     def find(self, call: StageCall) -> Artifact | None:
         """The finished artifact of this call, or None."""
-        manifest = self.storage.local / call.folder / MANIFEST
-        if not manifest.exists() and not self.storage.pull(call.folder / MANIFEST):
+        folder = self.storage.local / call.folder
+        if not (folder / MANIFEST).exists() and not self.storage.pull(call.folder / MANIFEST):
             return None
-        known = json.loads(manifest.read_text())
+        lazily = self.storage.remote is not None and not holds_all_files(folder) and read_manifest(folder)
+        if not lazily and (problem := damage(folder)):
+            self._set_aside(call, problem)
+            return None
+        known = read_manifest(folder)
+        assert known is not None, "an undamaged folder has a manifest"
         self._record("reused", call)
         return _artifact(call, known, reused=True)
+
+    def _set_aside(self, artifact: Artifact | StageCall, problem: str) -> None:
+        """Give a damaged artifact another name, so that it is made again and can still be looked at."""
+        aside = artifact.folder.with_name(f"{artifact.key}.damaged.{datetime.now():%Y-%m-%d-%H%M%S}")
+        with suppress(FileNotFoundError):  # another process was faster
+            self.storage.rename(artifact.folder, aside)
+        log.warning("%s is damaged (%s): set aside as %s", artifact.folder, problem, aside.name)
+        self._record("damaged", artifact, problem=problem)
 
     @contextmanager
     def single_flight(self, call: StageCall) -> Iterator[None]:
@@ -98,64 +132,85 @@ class Store:
         with locked(lock, f"{call.stage} {call.key[:8]}, which another trial computes"):
             yield
 
-    def compute(self, call: StageCall, function: Work, within: AbstractContextManager[None] = UNGUARDED) -> Artifact:
+    def compute(
+        self,
+        call: StageCall,
+        function: Work,
+        within: AbstractContextManager[None] = UNGUARDED,
+        resumes: bool = False,
+    ) -> Artifact:
         """Run `function(folder)` inside `within` and commit what it wrote, with the facts it gives (energy_j, …) in
         the manifest. The caller holds the single flight.
+
+        resumes: the folder keeps what a former attempt left, on whichever node; others begin with an empty one, and
+        leave nothing where they fail (a full disk would stay full).
         """
-        target = self.storage.local / call.folder
-        partial = target.with_suffix(".partial")
+        partial = (self.storage.local / call.folder).with_suffix(".partial")
         partial.mkdir(parents=True, exist_ok=True)
         # A stage whose driver was killed may live on for a moment: it must be gone before another writes here.
-        with locked(target.with_suffix(".writing")), within:
+        with locked(partial.with_suffix(".writing")), within:
             self._record("started", call)
-            started = time.perf_counter()
             try:
-                facts = function(partial) or {}
+                manifest = _sealed(partial) or self._made(call, partial, function, resumes)
+                self._publish(call, partial)
             except BaseException as problem:
                 self._record("failed", call, error=type(problem).__name__)
+                if not resumes and _sealed(partial) is None:
+                    shutil.rmtree(partial, ignore_errors=True)
                 raise
-            return self._commit(call, partial, time.perf_counter() - started, facts)
+        seconds = round(manifest["seconds"], 3)
+        self._record("computed", call, seconds=seconds, energy_j=manifest.get("energy_j"), host=manifest["host"])
+        return _artifact(call, manifest, reused=False)
 
-    def _commit(self, call: StageCall, partial: Path, seconds: float, facts: Mapping[str, Any]) -> Artifact:
-        """The partial folder, complete with its manifest, becomes the artifact by one rename."""
-        target = partial.with_suffix("")
-        files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
-        manifest: dict[str, Any] = {
-            **asdict(call),
-            "key": call.key,
-            "seconds": seconds,
-            "files": files,
-            "host": socket.gethostname(),
-            **facts,
-        }
-        write_atomically(partial / MANIFEST, json.dumps(manifest, indent=1))
+    def _made(self, call: StageCall, partial: Path, function: Work, resumes: bool) -> dict[str, Any]:
+        """Do the work in the partial folder and seal it; gives the manifest."""
+        relative, following = partial.relative_to(self.storage.local), UNGUARDED
+        if not resumes:
+            clear(partial)
+        else:
+            if self.storage.remote is not None and not any(partial.iterdir()):
+                self.storage.pull(relative)  # what a lost node had sent
+            following = sent_as_it_grows(self.storage, relative)
+        started = time.perf_counter()
+        with following:
+            facts = function(partial) or {}
+        seconds = time.perf_counter() - started
+        made = {**asdict(call), "key": call.key, "seconds": seconds, "host": socket.gethostname(), **facts}
+        return seal(partial, made)
+
+    def _publish(self, call: StageCall, partial: Path) -> None:
+        """The sealed folder becomes the artifact, for all nodes and then by one rename here."""
+        target, relative = self.storage.local / call.folder, partial.relative_to(self.storage.local)
+        self.storage.push(relative, last=MANIFEST, to=call.folder)
         try:
             os.rename(partial, target)
         except OSError:
             if not (target / MANIFEST).exists():
                 raise
             shutil.rmtree(partial)  # another machine finished the same artifact first: theirs stands
-        self.storage.push(call.folder, last=MANIFEST)
-        energy_j, host = manifest.get("energy_j"), manifest["host"]
-        self._record("computed", call, seconds=round(seconds, 3), energy_j=energy_j, host=host)
-        return _artifact(call, manifest, reused=False)
+        sync_folder(target.parent)
+        self.storage.delete_remote(relative)
 
     def get_or_compute(
-        self, call: StageCall, function: Work, within: AbstractContextManager[None] = UNGUARDED
+        self,
+        call: StageCall,
+        function: Work,
+        within: AbstractContextManager[None] = UNGUARDED,
+        resumes: bool = False,
     ) -> Artifact:
         with self.single_flight(call):
-            return self.find(call) or self.compute(call, function, within)
+            return self.find(call) or self.compute(call, function, within, resumes)
 
     def events(self) -> list[dict[str, Any]]:
         """What happened in this store, oldest first: started, computed, reused, failed (this machine's)."""
         path = self._log_path
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [event for line in path.read_text().splitlines() for event in _event(line)] if path.exists() else []
 
     @property
     def _log_path(self) -> Path:
         return self.storage.local / "_stages" / "log.jsonl"
 
-    def _record(self, event: str, call: StageCall, **more: Any) -> None:
+    def _record(self, event: str, call: Artifact | StageCall, **more: Any) -> None:
         line = {
             "time": time.time(),
             "event": event,
@@ -174,13 +229,24 @@ def _artifact(call: StageCall, manifest: Mapping[str, Any], reused: bool) -> Art
     return Artifact(call.stage, call.key, manifest["seconds"], reused, **metered)
 
 
-def _complete(folder: Path) -> bool:
-    """Whether every file of the manifest is here; the mirror of an object store may hold the manifest alone."""
-    manifest = folder / MANIFEST
-    return manifest.exists() and all((folder / name).exists() for name in json.loads(manifest.read_text())["files"])
+def _event(line: str) -> list[dict[str, Any]]:
+    """A line of the log; nothing of one that a power cut tore."""
+    with suppress(ValueError):
+        return [json.loads(line)]
+    return []
+
+
+def _sealed(partial: Path) -> dict[str, Any] | None:
+    """The manifest of a partial folder whose work is done and only had to be sent; None of any other."""
+    if not (partial / MANIFEST).exists():
+        return None
+    if damage(partial):
+        (partial / MANIFEST).unlink()
+        return None
+    return read_manifest(partial)
 
 
 def clear(folder: Path) -> None:
-    """Empty a folder that a former attempt left behind; for stages that can't resume."""
+    """Empty a folder that a former attempt left behind."""
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

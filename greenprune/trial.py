@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,12 +17,15 @@ from typing import Any
 
 from greenprune import assets
 from greenprune.config import STAGES, TrialConfig
+from greenprune.errors import DamagedArtifact
 from greenprune.experiment import Experiment
 from greenprune.metrics import metrics_of
 from greenprune.results import TrialResult, write_result
 from greenprune.stages import Execute, Request, Source, Stages, perform_all
 from greenprune.storage import Storage, write_atomically
 from greenprune.store import Artifact, Store
+
+DAMAGED_AT_MOST = 8  # artifacts of one trial that are made again
 
 
 def run_trial(
@@ -36,9 +40,16 @@ def run_trial(
 
     Returns the metrics of README's table. Raises what a stage raised; finished stages stay.
     """
-    started, began = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     config = resolved(config.trial() if isinstance(config, Experiment) else config)
-    stages = Stages(storage if isinstance(storage, Storage) else Storage(storage), execute, watch)
+    for _ in range(DAMAGED_AT_MOST):
+        with suppress(DamagedArtifact):  # it was set aside, so the next walk makes it again
+            return _walk(config, Stages(storage, execute, watch), number)
+    return _walk(config, Stages(storage, execute, watch), number)
+
+
+def _walk(config: TrialConfig, stages: Stages, number: int) -> TrialResult:
+    """All stages, one after the other."""
+    started, began = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     dense = Source(config.model, assets.fingerprint(config.model))
 
     statistics = _collect(stages, config, dense)

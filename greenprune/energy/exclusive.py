@@ -13,13 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
+import stat
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
+from greenprune.errors import StorageError
 from greenprune.locks import fair_lock, must_wait
+from greenprune.storage import local_folder, write_atomically
 
 Exclusive = Literal["none", "device", "node"]
 
@@ -50,11 +55,30 @@ def node_is_taken(storage_uri: str) -> bool:
 
 
 def lock_folder(storage_uri: str) -> Path:
-    """Where this node keeps the locks of one storage."""
-    name = hashlib.sha256(storage_uri.encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"greenprune-{os.getuid()}" / name
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Where this node keeps a user's locks of one storage.
+
+    Its name is derived from a secret that lies in the storage, so nobody who can't read that can take it first. Raises
+    StorageError where somebody has.
+    """
+    name = hashlib.sha256(f"{os.getuid()}:{_secret(storage_uri)}".encode()).hexdigest()[:32]
+    folder = Path(tempfile.gettempdir()) / f"greenprune-{name}"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    state = folder.lstat()
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid():
+        raise StorageError(f"{folder} must be a folder of this user, got somebody else's; set TMPDIR to another place")
     return folder
+
+
+def _secret(storage_uri: str) -> str:
+    """A storage's own random text, the same for all processes of a node."""
+    path = local_folder(storage_uri) / "_stages" / ".locks"
+    if not path.exists():
+        proposal = path.with_name(f".locks.{uuid.uuid4().hex}")
+        write_atomically(proposal, secrets.token_hex())
+        with suppress(FileExistsError):  # another process was faster: its secret counts
+            os.link(proposal, path)
+        proposal.unlink()
+    return path.read_text()
 
 
 def gpus_here() -> tuple[str, ...]:

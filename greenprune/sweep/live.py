@@ -19,6 +19,7 @@ from rich.live import Live as RichLive
 from rich.table import Table
 from rich.text import Text
 
+from greenprune.errors import StorageError
 from greenprune.experiment import Experiment
 from greenprune.labels import label
 from greenprune.pareto import pareto_front
@@ -142,8 +143,11 @@ class Live:
 
     def _write(self) -> None:
         write_trials(self.folder, self.results.values())
-        for name in ("trials.parquet", "trials.csv"):
-            self.run.storage.push(f"{self.run.name}/{name}")
+        try:
+            for name in ("trials.parquet", "trials.csv"):
+                self.run.storage.push(f"{self.run.name}/{name}")
+        except StorageError as problem:  # the next row sends it again, and the results are the truth
+            log.warning("the table isn't sent: %s", problem)
 
     # ------------------------------------------------------------------------------------------------ text
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from ray import tune
 
@@ -13,7 +13,9 @@ from greenprune.cluster.resources import Need
 from greenprune.config import TrialConfig
 from greenprune.experiment import Experiment
 from greenprune.results import TrialResult, read_result, write_result
+from greenprune.stages import Request
 from greenprune.storage import Storage
+from greenprune.store import Artifact
 from greenprune.sweep.live import Status
 from greenprune.sweep.search import finite_metrics
 from greenprune.sweep.stage_tasks import RayTasks, first_line
@@ -23,16 +25,34 @@ from greenprune.trial import run_trial, write_trial
 def drive_trial(
     config: Mapping[str, Any], storage_uri: str, run: str, needed: Mapping[str, Need], experiment: str
 ) -> None:
-    """Tune's trainable: run one trial's stages, write its row, report its objectives once."""
-    storage = Storage(storage_uri)
-    folder = storage.local / run
-    trial = TrialConfig.model_validate(config["trial"])
+    """Tune's trainable: run one trial's stages as Ray tasks, write its row, report its objectives once."""
     sweep = Experiment.model_validate_json(experiment).sweep
     assert sweep is not None, "only a sweep drives trials"
+    storage = Storage(storage_uri)
+    log_path = storage.local / run / "trials" / config["trial_id"] / "log.txt"
+    result = write_row(config, storage, run, RayTasks(needed, sweep.stage_retries, str(log_path)))
+    # Tune waits for ever on a NaN, so only finite objectives are reported.
+    tune.report({**finite_metrics(result, sweep.objectives), "number": result.number})
+
+
+class Recorded(Protocol):
+    """Executes stages and remembers what they made."""
+
+    done: list[Artifact]
+
+    def __call__(self, requests: Sequence[Request], storage_uri: str) -> list[Artifact]: ...
+
+
+def write_row(config: Mapping[str, Any], storage: Storage, run: str, execute: Recorded) -> TrialResult:
+    """Run one trial's stages, or take the row that is there, and write it. A failed one's row says why, then raises.
+
+    config: what the search suggested (trial_id, number, trial).
+    """
+    folder = storage.local / run
+    trial = TrialConfig.model_validate(config["trial"])
     known = read_result(folder, config["trial_id"])
     finished = known if known and known.status == "ok" else None  # it ended, but Tune died before it took note
     status = Status(folder / "trials" / config["trial_id"])
-    execute = RayTasks(needed, sweep.stage_retries, str(status.folder / "log.txt"))
     started = time.time()
     try:
         result = finished or run_trial(trial, storage, execute=execute, watch=status.show, number=config["number"])
@@ -44,6 +64,5 @@ def drive_trial(
         storage.push(f"{run}/trials/{config['trial_id']}")
         raise
     write_trial(folder, result, storage)
-    storage.push(f"{run}/trials/{config['trial_id']}")
-    # Tune waits for ever on a NaN, so only finite objectives are reported.
-    tune.report({**finite_metrics(result, sweep.objectives), "number": result.number})
+    storage.push(f"{run}/trials/{config['trial_id']}", last="result.json")
+    return result

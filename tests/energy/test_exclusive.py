@@ -13,6 +13,7 @@ import pytest
 
 from greenprune.energy import exclusive
 from greenprune.energy.exclusive import hold_node, lock_folder, node_is_taken
+from greenprune.errors import StorageError
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -21,13 +22,16 @@ SPAWN = multiprocessing.get_context("spawn")
 def own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(exclusive.tempfile, "tempdir", None)
+    monkeypatch.chdir(tmp_path)  # holds the storage, runs
 
 
-def take(log: Path, name: str, kind: str, gpus: tuple[str, ...], seconds: float) -> None:
+def take(log: Path, name: str, kind: str, gpus: tuple[str, ...], until: Path | None) -> None:
     with hold_node("runs", kind, gpus), log.open("a") as stream:
         stream.write(json.dumps([name, "in", time.time()]) + "\n")
         stream.flush()
-        time.sleep(seconds)
+        time.sleep(0.3)
+        while until and not until.exists():
+            time.sleep(0.02)
         stream.write(json.dumps([name, "out", time.time()]) + "\n")
 
 
@@ -37,10 +41,15 @@ class Stages:
     def __init__(self, log: Path) -> None:
         self.log, self.processes = log, {}
 
-    def start(self, name: str, kind: str, gpus: tuple[str, ...] = (), seconds: float = 0.3) -> None:
-        process = SPAWN.Process(target=take, args=(self.log, name, kind, gpus, seconds))
+    def start(self, name: str, kind: str, gpus: tuple[str, ...] = (), held: bool = False) -> None:
+        """held: until `let_go`."""
+        until = self.log.with_name(f"{name}.goes") if held else None
+        process = SPAWN.Process(target=take, args=(self.log, name, kind, gpus, until))
         process.start()
         self.processes[name] = process
+
+    def let_go(self, name: str) -> None:
+        self.log.with_name(f"{name}.goes").touch()
 
     def wait_for(self, name: str, event: str = "in") -> None:
         end = time.monotonic() + 60
@@ -68,12 +77,21 @@ def overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
     return one[0] < other[1] and other[0] < one[1]
 
 
+def until_taken() -> None:
+    end = time.monotonic() + 60
+    while not node_is_taken("runs"):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def test_stages_share_a_node_and_a_window_has_it_alone(stages):
-    stages.start("first", "none", seconds=5.0)
+    stages.start("first", "none", held=True)
     stages.wait_for("first")
     stages.start("second", "none")
     stages.wait_for("second")  # beside the first
     stages.start("window", "node")
+    until_taken()
+    stages.let_go("first")
     spans = stages.spans()
     assert overlap(spans["first"], spans["second"])
     assert not overlap(spans["window"], spans["first"])
@@ -81,31 +99,32 @@ def test_stages_share_a_node_and_a_window_has_it_alone(stages):
 
 
 def test_a_window_that_waits_is_not_overtaken(stages):
-    stages.start("first", "none", seconds=4.0)
+    stages.start("first", "none", held=True)
     stages.wait_for("first")
     stages.start("window", "node")
-    end = time.monotonic() + 60
-    while not node_is_taken("runs"):  # the window waits at its gate
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until_taken()  # the window waits at its gate
     stages.start("later", "none")
+    time.sleep(0.5)
+    stages.let_go("first")
     spans = stages.spans()
     assert spans["first"][1] <= spans["window"][0] < spans["window"][1] <= spans["later"][0]
 
 
 def test_a_device_window_lets_other_devices_work(stages):
-    stages.start("window", "device", ("GPU-0",), seconds=4.0)
+    stages.start("window", "device", ("GPU-0",), held=True)
     stages.wait_for("window")
     stages.start("elsewhere", "none", ("GPU-1",))
     stages.wait_for("elsewhere", "out")
     stages.start("here", "none", ("GPU-0",))
+    time.sleep(0.5)
+    stages.let_go("window")
     spans = stages.spans()
     assert overlap(spans["window"], spans["elsewhere"])
     assert not overlap(spans["window"], spans["here"])
 
 
 def test_a_device_window_without_a_device_has_the_node(stages):
-    stages.start("window", "device", seconds=1.0)
+    stages.start("window", "device")
     stages.wait_for("window")
     stages.start("other", "none")
     spans = stages.spans()
@@ -117,17 +136,14 @@ def test_a_node_is_taken_while_somebody_has_it_alone(stages):
     with hold_node("runs", "none"):
         assert not node_is_taken("runs")
         stages.start("window", "node")
-        end = time.monotonic() + 60
-        while not node_is_taken("runs"):  # it waits for us
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        until_taken()  # it waits for us
     stages.wait_for("window", "out")
     stages.spans()
     assert not node_is_taken("runs")
 
 
 def test_a_killed_window_lets_go(stages):
-    stages.start("killed", "node", seconds=600)
+    stages.start("killed", "node", held=True)
     stages.wait_for("killed")
     os.kill(stages.processes["killed"].pid, signal.SIGKILL)
     stages.processes.pop("killed").join(60)
@@ -137,3 +153,15 @@ def test_a_killed_window_lets_go(stages):
 
 def test_storages_do_not_wait_for_each_other():
     assert lock_folder("runs") != lock_folder("s3://bucket/runs")
+
+
+def test_somebody_elses_folder_is_refused(tmp_path):
+    """Whoever knows the name could take it first; the name is derived from what lies in the storage."""
+    folder = lock_folder("runs")
+    assert lock_folder("runs") == folder
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    with pytest.raises(StorageError, match="must be a folder of this user"):
+        lock_folder("runs")
+    (tmp_path / "runs" / "_stages" / ".locks").write_text("another secret")
+    assert lock_folder("runs") != folder
