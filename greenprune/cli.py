@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -207,6 +207,31 @@ def export(run: RunFolder, trial: Annotated[str, typer.Argument(metavar="TRIAL",
 
     export_trial(run, trial, out)
     console.print(str(out), highlight=False)
+
+
+@app.command()
+def clean(
+    storage: Annotated[str, typer.Argument(metavar="STORAGE", help="e.g. runs, or s3://bucket/runs")],
+    yes: Annotated[bool, typer.Option("--yes", help="remove what is listed")] = False,
+    days: Annotated[float, typer.Option(help="only what hasn't been written for so many days")] = 1.0,
+    keep_checkpoints: Annotated[
+        Literal["all", "front"], typer.Option(help="front: of other trials only the numbers stay")
+    ] = "all",
+) -> None:
+    """List what no run of a storage needs, how big it is, and why; with --yes remove it."""
+    from greenprune.clean import leftovers, remove
+    from greenprune.storage import Storage
+
+    place = Storage(storage)
+    found = leftovers(place, days, keep_checkpoints)
+    table = Table("folder", Column("MB", justify="right"), "why", title=f"greenprune clean {storage}")
+    for leftover in found:
+        table.add_row(escape(str(leftover.path)), f"{leftover.bytes / 1e6:,.1f}", leftover.why)
+    console.print(table)
+    if yes:
+        remove(place, found)
+    total = f"{len(found)} folders, {sum(leftover.bytes for leftover in found) / 1e6:,.1f} MB"
+    console.print(f"removed: {total}" if yes else f"{total}; nothing is removed without --yes", highlight=False)
 
 
 @app.command()

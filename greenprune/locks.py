@@ -60,6 +60,14 @@ def fair_lock(path: Path, alone: bool, waiting_for: str = "") -> Iterator[None]:
         yield
 
 
+def is_held(path: Path) -> bool:
+    """Whether some process is inside `locked(path)` now."""
+    if not path.exists():
+        return False
+    with _opened(path) as handle:
+        return not _taken_at_once(handle, fcntl.LOCK_EX)
+
+
 def must_wait(path: Path) -> bool:
     """Whether fair_lock(path, alone=False) would wait now: somebody is inside alone, or waits to be."""
     with _opened(_gate(path)) as gate, _opened(_lock(path)) as lock:
@@ -89,7 +97,7 @@ def _taken_at_once(handle: IO[str], kind: int) -> bool:
         if problem.errno not in WITHOUT_LOCKS:
             raise
         raise StorageError(
-            f"the file system of {handle.name} must have flock locks, got {problem.strerror}; mount it with locks "
-            "(NFS: without nolock; Lustre: with -o flock), or choose another folder or an object store (s3://…) as storage"
+            f"the file system of {handle.name} must have flock locks, got {problem.strerror}; mount it with them "
+            "(NFS: without nolock; Lustre: -o flock), or take another folder or an object store (s3://…) as storage"
         ) from problem
     return True

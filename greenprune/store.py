@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from greenprune.errors import DamagedArtifact
-from greenprune.following import sent_as_it_grows
 from greenprune.locks import locked
-from greenprune.manifest import MANIFEST, damage, holds_all_files, read_manifest, seal
 from greenprune.storage import Storage, sync_folder
+from greenprune.storage.following import sent_as_it_grows
+from greenprune.storage.manifest import MANIFEST, damage, holds_all_files, read_manifest, seal
 
 log = logging.getLogger("greenprune")
 Work = Callable[[Path], Mapping[str, Any] | None]
@@ -164,7 +164,8 @@ class Store:
 
     def _made(self, call: StageCall, partial: Path, function: Work, resumes: bool) -> dict[str, Any]:
         """Do the work in the partial folder and seal it; gives the manifest."""
-        relative, following = partial.relative_to(self.storage.local), UNGUARDED
+        relative = partial.relative_to(self.storage.local)
+        following: AbstractContextManager[None] = UNGUARDED
         if not resumes:
             clear(partial)
         else:

@@ -140,13 +140,12 @@ def _loading(config: TrialConfig) -> dict[str, Any]:
 
 
 def write_trial(folder: Path, result: TrialResult, storage: Storage) -> Path:
-    """The trial's folder in a run: config.yaml, result.json and emissions.csv (tasks, then the workload)."""
-    target = write_result(folder, result)
+    """The trial's folder in a run: config.yaml, emissions.csv (tasks, then the workload) and, last, result.json."""
     store = Store(storage)
     metered = {made["stage"]: made["key"] for made in result.stages if STAGES[made["stage"]].role == "benchmark"}
     tables = [store.path(Artifact(stage, key)) / "emissions.csv" for stage, key in metered.items()]
     rows = [table.read_text().splitlines() for table in tables if table.exists()]
     if rows:
         lines = [*rows[0][:1], *(line for table in rows for line in table[1:])]
-        write_atomically(target / "emissions.csv", "\n".join(lines) + "\n")
-    return target
+        write_atomically(folder / "trials" / result.trial_id / "emissions.csv", "\n".join(lines) + "\n")
+    return write_result(folder, result)

@@ -1,82 +1,89 @@
-"""A power cut at the n-th file operation below a folder, and every folder left as a disk may then be.
+"""What a disk may hold when the power goes, for every file operation below a folder.
 
-    with PowerCut(root, at=17) as cut:
-        ...                       # raises Crash at the 17th operation, and at every later one
-    cut.operations                # how many there were
+    with PowerCuts(root, into=tmp_path / "disks") as cuts:
+        …                         # the work, undisturbed
+    cuts.disks                    # a copy of `root` as each operation found it, those that are alike once
 
-Seen are opening, creating, renaming, removing and syncing (Python's audit events, and os.fsync). What was written to a
-file and never synced is lost from its half on when the power goes.
+Seen are opening to write, creating, renaming, removing and syncing (Python's audit events, and os.fsync). Of a file
+that was never synced after it was opened to write only the half is there.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
-WATCHED = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "shutil.rmtree", "shutil.copyfile"}
-WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND
+WATCHED = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "shutil.rmtree"}
+WRITES = os.O_WRONLY | os.O_RDWR
 
 
-class Crash(BaseException):
-    """The process is gone: nothing may catch this and go on."""
+class PowerCuts:
+    """operations: how many there were; disks: the copies."""
 
-
-class PowerCut:
-    """at: the operation that doesn't happen any more; None only counts."""
-
-    _now: ClassVar[PowerCut | None] = None
+    _now: ClassVar[PowerCuts | None] = None
     _hooked: ClassVar[bool] = False
 
-    def __init__(self, root: Path, at: int | None = None) -> None:
-        self.root, self.at, self.operations, self.gone = str(root), at, 0, False
-        self.unsynced: set[str] = set()
+    def __init__(self, root: Path, into: Path) -> None:
+        self.root, self.into, self.operations = root, into, 0
+        self.disks: list[Path] = []
+        self.unsynced: set[Path] = set()
+        self._states: set[tuple] = set()
 
-    def __enter__(self) -> PowerCut:
-        if not PowerCut._hooked:  # an audit hook stays for ever
+    def __enter__(self) -> PowerCuts:
+        if not PowerCuts._hooked:  # an audit hook stays for ever
             sys.addaudithook(_hook)
-            PowerCut._hooked = True
-        PowerCut._now, self.fsync = self, os.fsync
-        os.fsync = self._fsync
+            PowerCuts._hooked = True
+        PowerCuts._now, self._fsync = self, os.fsync
+        os.fsync = self._seen_fsync
         return self
 
     def __exit__(self, *_: Any) -> None:
-        PowerCut._now, os.fsync = None, self.fsync
-        for name in self.unsynced if self.gone else ():
-            path = Path(name)
-            if path.is_file():
-                os.truncate(path, path.stat().st_size // 2)
+        PowerCuts._now, os.fsync = None, self._fsync
 
-    def _fsync(self, descriptor: int) -> None:
-        name = os.readlink(f"/proc/self/fd/{descriptor}")
-        if name.startswith(self.root):
-            self._count()
-            self.unsynced.discard(name)
-        self.fsync(descriptor)
-
-    def _count(self) -> None:
-        self.operations += 1
-        if self.gone or self.operations == self.at:
-            self.gone = True
-            raise Crash(f"the power went at operation {self.operations}")
+    def _seen_fsync(self, descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.is_relative_to(self.root):
+            self._copy()
+            self.unsynced.discard(path)
 
     def see(self, event: str, arguments: tuple[Any, ...]) -> None:
-        names = [os.fspath(name) for name in arguments[:2] if isinstance(name, str | os.PathLike)]
-        if event not in WATCHED or not any(str(name).startswith(self.root) for name in names):
+        names = [Path(os.fspath(name)) for name in arguments[:2] if isinstance(name, str | os.PathLike)]
+        if not names or not names[0].is_relative_to(self.root):
             return
         if event == "open" and not (arguments[2] or 0) & WRITES:
             return
-        self._count()
+        self._copy()
         if event == "open":
-            self.unsynced.add(str(names[0]))
+            self.unsynced.add(names[0])
         elif event == "os.rename":
-            for name in list(self.unsynced):
-                if name == names[0] or name.startswith(f"{names[0]}/"):
-                    self.unsynced.discard(name)
-                    self.unsynced.add(str(names[1]) + name[len(str(names[0])) :])
+            moved = {path for path in self.unsynced if path.is_relative_to(names[0])}
+            self.unsynced -= moved
+            self.unsynced |= {names[1] / path.relative_to(names[0]) for path in moved}
+
+    def _copy(self) -> None:
+        """The disk as it is before this operation."""
+        self.operations += 1
+        PowerCuts._now = None  # what is done here isn't seen
+        try:
+            state = tuple(sorted((str(path), path.lstat().st_size) for path in self.root.rglob("*")))
+            if state not in self._states:
+                self._states.add(state)
+                self.disks.append(self.into / f"{self.operations:04}")
+                self._copy_to(self.disks[-1])
+        finally:
+            PowerCuts._now = self
+
+    def _copy_to(self, disk: Path) -> None:
+        shutil.copytree(self.root, disk) if self.root.exists() else disk.mkdir(parents=True)
+        for path in self.unsynced:
+            torn = disk / path.relative_to(self.root)
+            if torn.is_file():
+                os.truncate(torn, torn.stat().st_size // 2)
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if PowerCut._now is not None:
-        PowerCut._now.see(event, arguments)
+    if PowerCuts._now is not None and event in WATCHED:
+        PowerCuts._now.see(event, arguments)

@@ -30,11 +30,15 @@ def stub_prune(out: Path, *, config: Any, **_: Any) -> None:
     (out / "report.json").write_text(json.dumps(report | {"needs": "transformers"}))
 
 
+def stub_score(said: str) -> int:
+    return len(said) + sum(map(ord, said))
+
+
 def stub_accuracy(out: Path, *, checkpoint: Path, **_: Any) -> None:
     """What the checkpoint says, so that a row that was made from another's checkpoint shows."""
     weights = checkpoint / "model.safetensors"
     said = weights.read_text() if weights.exists() and weights.stat().st_size < 100 else "dense"
-    scores = {"accuracy": len(said) + sum(map(ord, said)), "perplexity": {}, "tasks": {}, "energy_wh_tasks": None}
+    scores = {"accuracy": stub_score(said), "perplexity": {}, "tasks": {}, "energy_wh_tasks": None}
     scores |= {"parameters": 100, "checkpoint_bytes": len(said), "layers": 2, "machine": None}
     (out / "accuracy.json").write_text(json.dumps(scores))
     (out / "emissions.csv").write_text(f"name\n{said}\n")
@@ -45,16 +49,24 @@ def use_stub_stages(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(STAGES, name, replace(STAGES[name], function=f"stub_sweep:{function}"))
 
 
+def stub_model(folder: Path) -> Path:
+    """What looks like a checkpoint to whoever doesn't load it."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}))
+    (folder / "model.safetensors").write_text("dense " * 50)
+    return folder
+
+
 def stub_experiment(checkpoint: Path, storage: str) -> Experiment:
     return parse_experiment(
         {
             "name": "stub",
             "model": {"id": str(checkpoint)},
             "prune": {"method": "magnitude", "ratio": 0.3},
-            "benchmark": {"tasks": ["sciq"], "data": "pypi", "perplexity": [], "energy": None},
+            "benchmark": {"tasks": [], "data": "assets", "perplexity": [], "energy": None},
             "sweep": {
                 "space": {"prune.ratio": {"choice": [0.3, 0.5]}},
-                "objectives": {"accuracy": "max"},
+                "objectives": {"checkpoint_bytes": "min"},
                 "storage": storage,
             },
         }

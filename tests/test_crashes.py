@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from pathlib import Path
 
+import pyarrow.fs
 import pytest
-from crashing import Crash, PowerCut
-from stub_sweep import run_stub_sweep, stub_experiment, use_stub_stages
+from crashing import PowerCuts
+from faulty_store import FaultyStore
+from stub_sweep import run_stub_sweep, stub_experiment, stub_model, stub_score, use_stub_stages
 
-from greenprune.manifest import MANIFEST, damage
+from greenprune.errors import StorageError
 from greenprune.results import TrialResult, read_results
+from greenprune.storage import place
+from greenprune.storage.manifest import MANIFEST, damage
 
+WEIGHTS = ("weights at 0.3", "weights at 0.5")
 SAID = ("accuracy", "parameters", "checkpoint_bytes", "ratio_reached")
 
 
@@ -47,18 +53,55 @@ def check_whole(root: Path) -> None:
         assert (trial / "emissions.csv").read_text().count("\n") == 2
 
 
-def test_a_power_cut_at_every_file_operation(root, tiny_checkpoint):
-    experiment = stub_experiment(tiny_checkpoint, str(root / "runs"))
-    with PowerCut(root) as undisturbed:
+def test_a_power_cut_at_every_file_operation(root, tmp_path, monkeypatch):
+    experiment = stub_experiment(stub_model(tmp_path / "model"), str(root / "runs"))
+    with PowerCuts(root, into=tmp_path / "disks") as cuts:
         expected = facts(run_stub_sweep(experiment))
     assert len(expected) == 3
-    assert undisturbed.operations > 200
-    for at in range(1, undisturbed.operations + 1):
+    assert cuts.operations > 200
+    assert len(cuts.disks) > 100
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # these go on undisturbed
+    for disk in cuts.disks:
         shutil.rmtree(root)
-        with pytest.raises(Crash), PowerCut(root, at):
-            run_stub_sweep(experiment)
+        shutil.copytree(disk, root)
         shutil.rmtree(root / "cache", ignore_errors=True)  # so that everything is read again
         before = finished(root / "runs" / "stub")
-        assert facts(run_stub_sweep(experiment)) == expected, f"a cut at operation {at}"
-        assert before.items() <= finished(root / "runs" / "stub").items(), f"a cut at operation {at}"
+        assert facts(run_stub_sweep(experiment)) == expected, disk
+        assert before.items() <= finished(root / "runs" / "stub").items(), disk
         check_whole(root)
+
+
+class FileSystem:
+    """What pyarrow.fs.FileSystem is asked for: the store behind a URI."""
+
+    store: FaultyStore
+
+    @classmethod
+    def from_uri(cls, uri: str) -> tuple[FaultyStore, str]:
+        return cls.store, "folder"
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_a_sweep_on_a_store_that_fails_delays_and_tears(root, tmp_path, monkeypatch, seed):
+    """One call in three goes wrong, and each attempt starts on a new head: rows that are there stay, none is wrong."""
+    monkeypatch.setattr(place, "WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(FileSystem, "store", FaultyStore(tmp_path / "bucket", seed=seed), raising=False)
+    monkeypatch.setattr(pyarrow.fs, "FileSystem", FileSystem)
+    experiment = stub_experiment(stub_model(tmp_path / "model"), "faulty://bucket/folder")
+    bucket, rows, errors = tmp_path / "bucket" / "folder" / "stub", [], 0
+    for _ in range(100):
+        shutil.rmtree(root, ignore_errors=True)  # another head: nothing is here
+        before = finished(bucket)
+        try:
+            rows = run_stub_sweep(experiment)
+        except StorageError:
+            errors += 1
+        assert before.items() <= finished(bucket).items()
+        if rows:
+            break
+    monkeypatch.setattr(place, "WAITS_S", (0.0,) * 20)
+    shutil.rmtree(root, ignore_errors=True)
+    assert facts(run_stub_sweep(experiment)) == facts(rows)
+    assert [row.metrics["checkpoint_bytes"] for row in rows] == [5, len("weights at 0.3"), len("weights at 0.5")]
+    assert {row.metrics["accuracy"] for row in rows} == {stub_score("dense"), *map(stub_score, WEIGHTS)}
+    assert errors

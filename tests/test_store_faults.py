@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from faulty_store import FaultyStore
 
-from greenprune import following, storage
 from greenprune.errors import DamagedArtifact, StorageError
+from greenprune.storage import Storage, following, place
 from greenprune.store import StageCall, Store
 
 CALL = StageCall("prune", 1, {"method": "angular"}, {"checkpoint": "abc"})
@@ -31,14 +31,14 @@ def refuse(folder: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(storage, "WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(place, "WAITS_S", (0.0, 0.0, 0.0))
 
 
 def node(tmp_path: Path, name: str, remote: FaultyStore) -> Store:
     """A node's view of the object store: its own mirror."""
-    place = storage.Storage(tmp_path / name)
-    place.remote, place.prefix = remote, "folder"
-    return Store(place)
+    storage = Storage(tmp_path / name)
+    storage.remote, storage.prefix = remote, "folder"
+    return Store(storage)
 
 
 def test_an_upload_that_fails_once_is_sent_again(tmp_path):

@@ -38,7 +38,8 @@ def drive_trial(
 class Recorded(Protocol):
     """Executes stages and remembers what they made."""
 
-    done: list[Artifact]
+    @property
+    def done(self) -> list[Artifact]: ...
 
     def __call__(self, requests: Sequence[Request], storage_uri: str) -> list[Artifact]: ...
 

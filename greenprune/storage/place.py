@@ -13,13 +13,15 @@ import os
 import re
 import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from greenprune.errors import ConfigError, StorageError
+from greenprune.storage.files import cache_dir, whole_file
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
@@ -28,13 +30,6 @@ T = TypeVar("T")
 log = logging.getLogger("greenprune")
 CHUNK = 8 << 20
 WAITS_S = (0.5, 2.0, 8.0)  # between the attempts of one transfer
-
-
-def cache_dir() -> Path:
-    """`$GREENPRUNE_CACHE`, else `greenprune` below the XDG cache."""
-    if chosen := os.environ.get("GREENPRUNE_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "greenprune"
 
 
 def local_folder(uri: str) -> Path:
@@ -46,6 +41,14 @@ def local_folder(uri: str) -> Path:
 
 def _has_scheme(uri: str) -> bool:
     return re.match(r"^[a-z][a-z0-9+.-]*://", uri) is not None
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A file's size, and when it was changed last, in seconds since the epoch."""
+
+    bytes: int
+    changed: float
 
 
 class Storage:
@@ -95,10 +98,17 @@ class Storage:
             self._fetch(entry, self.local / entry.path.removeprefix(self.prefix).lstrip("/"))
         return bool(found)
 
-    def remote_names(self, relative: str | Path) -> set[str]:
-        """The files below a folder of the object store, relative to it."""
-        root = f"{self.prefix}/{Path(relative).as_posix()}"
-        return {entry.path.rpartition(f"{root}/")[2] for entry in self._entries(relative)}
+    def files(self, relative: str | Path) -> dict[str, FileState]:
+        """The files at or below a path, here and in the object store, by their names relative to the root."""
+        found = {}
+        for path in _files(self.local / relative):
+            with suppress(FileNotFoundError):  # removed meanwhile
+                state = path.stat()
+                found[path.relative_to(self.local).as_posix()] = FileState(state.st_size, state.st_mtime)
+        for entry in self._entries(relative) if self.remote is not None else ():
+            name = entry.path.removeprefix(self.prefix).lstrip("/")
+            found[name] = FileState(entry.size, entry.mtime_ns / 1e9)
+        return found
 
     def rename(self, old: str | Path, new: str | Path) -> None:
         """Give a folder another name, here and in the object store, which has to move file by file."""
@@ -109,9 +119,9 @@ class Storage:
         root = f"{self.prefix}/{Path(old).as_posix()}"
         # What makes a folder count goes first: half a folder must not look whole.
         for entry in sorted(self._entries(old), key=lambda entry: entry.base_name != "manifest.json"):
-            target = f"{self.prefix}/{Path(new).as_posix()}/{entry.path.rpartition(f'{root}/')[2]}"
-            self._persistently(lambda entry=entry, target=target: self._move(entry.path, target), f"move {entry.path}")
-        self._persistently(lambda: self.remote.delete_dir_contents(root, missing_dir_ok=True), f"empty {root}")
+            target = f"{self.prefix}/{Path(new).as_posix()}{entry.path[len(root) :]}"
+            self._persistently(partial(self._move, entry.path, target), f"move {entry.path}")
+        self._persistently(partial(self._there.delete_dir_contents, root, missing_dir_ok=True), f"empty {root}")
 
     def delete(self, relative: str | Path) -> None:
         """Remove a file or folder, here and in the object store."""
@@ -122,40 +132,49 @@ class Storage:
     def delete_remote(self, relative: str | Path) -> None:
         """Remove a file or folder in the object store alone."""
         for entry in self._entries(relative) if self.remote is not None else ():
-            self._persistently(lambda path=entry.path: self.remote.delete_file(path), f"delete {entry.path}")
+            self._persistently(partial(self._there.delete_file, entry.path), f"delete {entry.path}")
 
     # ------------------------------------------------------------------------------------------- the network
+
+    @property
+    def _there(self) -> FileSystem:
+        assert self.remote is not None, "only an object store is on the network"
+        return self.remote
 
     def _entries(self, relative: str | Path) -> list[FileInfo]:
         """The files that are at or below a path of the object store."""
         from pyarrow.fs import FileSelector, FileType
 
         def ask() -> list[FileInfo]:
-            assert self.remote is not None, "only an object store is asked"
-            root = f"{self.prefix}/{Path(relative).as_posix()}"
-            info = self.remote.get_file_info(root)
+            root = f"{self.prefix}/{Path(relative).as_posix()}".removesuffix("/.")
+            info = self._there.get_file_info(root)
             if info.type == FileType.NotFound:
                 return []
-            found = [info] if info.is_file else self.remote.get_file_info(FileSelector(root, recursive=True))
-            return [entry for entry in found if entry.is_file]
+            found = [info] if info.is_file else self._there.get_file_info(FileSelector(root, recursive=True))
+            return [entry for entry in found if entry.is_file and not entry.base_name.endswith(".sending")]
 
         return self._persistently(ask, f"list {relative}")
 
     def _send(self, path: Path, target: str) -> None:
+        folder, _, name = target.rpartition("/")
+        # Small files of a run have no manifest that would show a torn one: they get their name when they are whole.
+        small = path.stat().st_size <= CHUNK
+        sent_as = f"{folder}/.{name}.sending" if small else target
+
         def send() -> None:
-            assert self.remote is not None, "only an object store is sent to"
-            self.remote.create_dir(target.rpartition("/")[0], recursive=True)
-            with path.open("rb") as stream, self.remote.open_output_stream(target) as sink:
+            self._there.create_dir(folder, recursive=True)
+            with path.open("rb") as stream, self._there.open_output_stream(sent_as) as sink:
                 shutil.copyfileobj(stream, sink, CHUNK)
-            if (size := self.remote.get_file_info(target).size) != path.stat().st_size:
+            if (size := self._there.get_file_info(sent_as).size) != path.stat().st_size:
                 raise OSError(f"{size} bytes arrived of {path.stat().st_size}")
+            if small:
+                self._there.move(sent_as, target)
 
         self._persistently(send, f"take {target}")
 
     def _fetch(self, entry: FileInfo, target: Path) -> None:
         def fetch() -> None:
-            assert self.remote is not None, "only an object store is fetched from"
-            with whole_file(target) as sink, self.remote.open_input_stream(entry.path) as stream:
+            with whole_file(target) as sink, self._there.open_input_stream(entry.path) as stream:
                 shutil.copyfileobj(stream, sink, CHUNK)
                 if sink.tell() != entry.size:
                     raise OSError(f"{sink.tell()} bytes came of {entry.size}")
@@ -163,9 +182,8 @@ class Storage:
         self._persistently(fetch, f"give {entry.path}")
 
     def _move(self, old: str, new: str) -> None:
-        assert self.remote is not None, "only an object store moves file by file"
-        self.remote.create_dir(new.rpartition("/")[0], recursive=True)
-        self.remote.move(old, new)
+        self._there.create_dir(new.rpartition("/")[0], recursive=True)
+        self._there.move(old, new)
 
     def _persistently(self, action: Callable[[], T], what: str) -> T:
         """Do something over the network, again where it fails. Raises StorageError in the end."""
@@ -186,34 +204,3 @@ class Storage:
 
 def _files(source: Path) -> list[Path]:
     return [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
-
-
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a whole file or nothing, also through a power cut."""
-    with whole_file(path) as sink:
-        sink.write(content.encode() if isinstance(content, str) else content)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `path` when the `with` ends well: it is on the disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("wb") as sink:
-            yield sink
-            sink.flush()
-            os.fsync(sink.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries to the disk: without it a power cut may undo a rename."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

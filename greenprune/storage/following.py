@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from greenprune.errors import StorageError
-from greenprune.storage import Storage
+from greenprune.storage.place import Storage
 
 log = logging.getLogger("greenprune")
 EVERY_S = 5.0

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from greenprune.storage import cache_dir, sync_folder, write_atomically
+from greenprune.storage.files import cache_dir, sync_folder, write_atomically
 
 MANIFEST = "manifest.json"
 
