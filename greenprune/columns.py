@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 Direction = Literal["max", "min"]
+CONTAMINATED = "contaminated"  # the kind of joules that others' work is in: they take part in nothing
 DEFAULT_OBJECTIVES: dict[str, Direction] = {"accuracy": "max", "energy_j_per_token": "min"}
 
 

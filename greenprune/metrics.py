@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from greenprune.benchmark.own_tasks.rouge import ROUGE_METRICS as ROUGE
-from greenprune.columns import COLUMNS
+from greenprune.columns import COLUMNS, CONTAMINATED, Column
 from greenprune.config import STAGES
 from greenprune.energy.costs import break_even_requests
 from greenprune.energy.units import JOULES_PER_WH
@@ -43,12 +43,23 @@ def _read(store: Store, artifact: Artifact | None, name: str) -> dict[str, Any]:
 
 
 def _ratios(workload: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, float]:
-    """Energies over the dense model's on the same machine."""
+    """Energies over the dense model's on the same machine; none where that was disturbed, or metered otherwise.
+
+    A trial that was itself disturbed keeps its ratio, whose kind says so.
+    """
     return {
         name: workload[entry.of] / dense[entry.of]
         for name, entry in COLUMNS.items()
-        if entry.of and workload.get(entry.of) and dense.get(entry.of)
+        if entry.of and workload.get(entry.of) and dense.get(entry.of) and _metered_alike(entry, workload, dense)
     }
+
+
+def _metered_alike(entry: Column, workload: Mapping[str, Any], dense: Mapping[str, Any]) -> bool:
+    kind, of_dense = (found.get(entry.kind or "") for found in (workload, dense))
+    if of_dense == CONTAMINATED:
+        return False
+    same_scope = not entry.scope or workload.get(entry.scope) == dense.get(entry.scope)
+    return kind == CONTAMINATED or (kind == of_dense and same_scope)
 
 
 def _of_making(made: Sequence[Artifact], metrics: Mapping[str, Any]) -> dict[str, float | str | None]:
@@ -61,7 +72,7 @@ def _of_making(made: Sequence[Artifact], metrics: Mapping[str, Any]) -> dict[str
             found[f"{artifact.stage}_energy_wh"] = spent[-1]
             found[f"{artifact.stage}_energy_kind"] = artifact.energy_kind
             found[f"{artifact.stage}_machine"] = artifact.machine
-    alike = {artifact.energy_kind for artifact in made} == {metrics.get("energy_kind")}
+    alike = {artifact.energy_kind for artifact in made} == {metrics.get("energy_kind")} != {CONTAMINATED}
     if spent and len(spent) == len(made) and alike:
         a_request, ratio = metrics.get("energy_wh_per_1k_requests"), metrics.get("energy_ratio")
         found["break_even_requests"] = break_even_requests(sum(spent), a_request, ratio)

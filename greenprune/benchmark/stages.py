@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from greenprune.columns import CONTAMINATED
 from greenprune.config import BenchmarkConfig, EnergyConfig
 from greenprune.storage import write_atomically
 
@@ -90,6 +91,11 @@ def energy_stage(
     )
     measured = measure_workload(engine, config, meter)
     _write(out, "energy.json", measured.to_json(), measured.readings)
+
+
+def was_disturbed(artifact: Path) -> bool:
+    """Whether others worked on the machine in a window of this energy stage's figures, as often as it was tried."""
+    return json.loads((artifact / "energy.json").read_text()).get("energy_kind") == CONTAMINATED
 
 
 def sharing(exclusive: Exclusive, device: str) -> Sharing:

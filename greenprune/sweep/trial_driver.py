@@ -10,12 +10,12 @@ from typing import Any
 from ray import tune
 
 from greenprune.cluster.resources import Need
+from greenprune.comparability import reported
 from greenprune.config import TrialConfig
 from greenprune.experiment import Experiment
 from greenprune.results import TrialResult, read_result, write_result
 from greenprune.storage import Storage
 from greenprune.sweep.live import Status
-from greenprune.sweep.search import finite_metrics
 from greenprune.sweep.stage_tasks import RayTasks, first_line
 from greenprune.trial import run_trial, write_trial
 
@@ -46,4 +46,4 @@ def drive_trial(
     write_trial(folder, result, storage)
     storage.push(f"{run}/trials/{config['trial_id']}")
     # Tune waits for ever on a NaN, so only finite objectives are reported.
-    tune.report({**finite_metrics(result, sweep.objectives), "number": result.number})
+    tune.report({**reported(result.metrics, sweep.objectives), "number": result.number})
