@@ -186,7 +186,15 @@ COLUMNS: dict[str, Column] = {
     "gpu_power_cap_w": _gpu("enforced power limit", "W"),
     "gpu_temperature_c": _gpu("highest temperature during the windows", "°C"),
     "gpu_throttling": _workload("why the GPU ran slower than it could, `none` if it didn't", text=True),
-    "machine": _workload("identity of the hardware; energies of different machines aren't compared", text=True),
+    "machine": _workload(
+        "identity of the hardware: of each GPU, its driver and power cap; energies of different ones aren't compared",
+        text=True,
+    ),
+    "machine_class": _workload(
+        "what machines of equal parts share: CPU, cores, memory, models of GPUs, sensors; cards of one class are "
+        "compared by the ratio to the dense model",
+        text=True,
+    ),
     "hostname": _workload("name of the node that ran the energy stage", text=True),
     # ------------------------------------------------------------------------------------- energy besides
     "energy_wh_tasks": Column(

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from greenprune.columns import COLUMNS, CONTAMINATED, Column, Direction, column, kinds_of
+from greenprune.energy.machine import machine_class_of
 from greenprune.errors import ConfigError, nearest
 from greenprune.results import is_missing
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 log = logging.getLogger("greenprune")
-CLASS = "machine_class"  # of the column `machine`: cards that differ in nothing but their number
 
 
 def finished(trials: DataFrame) -> DataFrame:
@@ -94,13 +94,12 @@ def _are_cards(rows: DataFrame, declared: Column, apart: list[str]) -> bool:
     """Whether nothing but the card differs, and a ratio compares these numbers all the same."""
     if apart != ["machine"] or declared.ratio not in rows:
         return False
-    return len({machine_class(row) for row in rows.to_dict("records")}) == 1
+    return _classes(rows) == 1
 
 
-def machine_class(row: Mapping[str, Any]) -> str | None:
-    """The class of a trial's hardware, by its row or its metrics; of before there were cards, its machine."""
-    known = [row.get(name) for name in (CLASS, "machine")]
-    return next((str(value) for value in known if not is_missing(value)), None)
+def _classes(rows: DataFrame) -> int:
+    """How many classes of hardware these trials ran on."""
+    return len({machine_class_of(row) for row in rows.to_dict("records")})
 
 
 def _measured(rows: DataFrame, objectives: Iterable[str]) -> DataFrame:
@@ -152,7 +151,7 @@ def _check_comparable(rows: DataFrame, objectives: Mapping[str, Direction]) -> N
 
 
 def _of_one_class(rows: DataFrame, tells: str) -> str:
-    if tells != "machine" or len({machine_class(row) for row in rows.to_dict("records")}) > 1:
+    if tells != "machine" or _classes(rows) > 1:
         return ""
     return " (cards of one class, each a machine of its own)"
 
@@ -195,7 +194,7 @@ def reported(metrics: Mapping[str, Any], objectives: Iterable[str]) -> dict[str,
     told: dict[str, Any] = {}
     for name in objectives:
         declared = column(name) or UNKNOWN
-        names = (name, *declared.must_agree, declared.ratio or "", CLASS if declared.machine else "")
+        names = (name, *declared.must_agree, declared.ratio or "", "machine_class" if declared.machine else "")
         told |= {each: metrics[each] for each in names if metrics.get(each) is not None}
     return {name: value for name, value in told.items() if not isinstance(value, float) or math.isfinite(value)}
 
@@ -230,7 +229,7 @@ class CommonFront:
         apart = [tells for tells in declared.must_agree if metrics.get(tells) != first.get(tells)]
         if not apart:
             return value
-        if apart == ["machine"] and machine_class(metrics) == machine_class(first) and declared.ratio:
+        if apart == ["machine"] and machine_class_of(metrics) == machine_class_of(first) and declared.ratio:
             ratio, of_first = metrics.get(declared.ratio), first.get(declared.ratio)
             if ratio and of_first:
                 return float(ratio * first[name] / of_first)

@@ -10,6 +10,7 @@ from greenprune.benchmark.own_tasks.rouge import ROUGE_METRICS as ROUGE
 from greenprune.columns import COLUMNS, CONTAMINATED, Column
 from greenprune.config import STAGES
 from greenprune.energy.costs import break_even_requests
+from greenprune.energy.machine import machine_class_of
 from greenprune.energy.units import JOULES_PER_WH
 from greenprune.store import Artifact, Store
 
@@ -30,8 +31,9 @@ def metrics_of(
     metrics: dict[str, Any] = {name: scores[name] for name in ("parameters", "checkpoint_bytes", "layers")}
     metrics |= _of_pruning(_read(store, made.get("prune"), "report.json"), scores["parameters"])
     metrics |= _of_healing(_read(store, made.get("heal"), "history.json"))
-    metrics |= _of_tasks(scores, with_energy=not workload or scores["machine"] == workload["machine"])
+    metrics |= _of_tasks(scores, with_energy=not workload or machine_class_of(scores) == machine_class_of(workload))
     metrics |= {name: value for name, value in workload.items() if not isinstance(value, dict | list)}
+    metrics["machine_class"] = machine_class_of(workload)
     metrics |= _ratios(workload, _read(store, dense_energy, "energy.json"))
     metrics |= _of_making(list(made.values()), metrics)
     return {name: value for name, value in metrics.items() if value is not None}

@@ -57,6 +57,9 @@ class FakeNvml:
     def nvmlDeviceGetEnforcedPowerLimit(self, gpu):
         return self._next("cap_mw", gpu)
 
+    def nvmlDeviceGetPowerManagementLimit(self, gpu):
+        return self._next("limit_mw", gpu)
+
     def nvmlDeviceGetClockInfo(self, gpu, which):
         return self._next("clock_mhz", gpu)
 

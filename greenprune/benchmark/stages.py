@@ -33,7 +33,8 @@ def accuracy_stage(
 
     accuracy.json: accuracy, tasks and data (see accuracy.AccuracyResult), perplexity {"<text>_ppl@<length>": …},
     parameters (tied ones once), checkpoint_bytes, layers, energy_wh_tasks, energy_kind, energy_note, machine,
-    machine_facts, hostname, readings. Metering can't fail this stage: where it isn't possible joules are None.
+    machine_class, machine_facts, hostname, readings. Metering can't fail this stage: where it isn't possible joules are
+    None.
     """
     from greenprune.benchmark.accuracy import measure_accuracy
     from greenprune.benchmark.answers import write_answers
@@ -73,7 +74,8 @@ def energy_stage(
     """Write out/energy.json and out/emissions.csv for the model in `checkpoint` on this machine.
 
     exclusive: what the caller keeps other stages away from (see energy/exclusive.py); it decides which sensors
-    count. energy.json: see workload.WorkloadResult; machine, machine_facts, hostname, and the readings.
+    count. energy.json: see workload.WorkloadResult; machine, machine_class, machine_facts, hostname, and
+    the readings.
     Raises EnergyError for a GPU whose energy can't be told from others'.
     """
     from greenprune.benchmark.engines import load_engine
@@ -122,7 +124,8 @@ def _write(out: Path, name: str, result: Mapping[str, Any], readings: Sequence[R
     from greenprune.energy import machine_identity, write_emissions
 
     machine, facts = machine_identity()
-    provenance = {"machine": machine, "machine_facts": facts, "hostname": facts["hostname"]}
+    named = {name: facts[name] for name in ("machine_class", "hostname")}
+    provenance = {"machine": machine, **named, "machine_facts": facts}
     listed = [reading.to_dict() for reading in readings]
     text = json.dumps({**result, **provenance, "readings": listed}, indent=1, allow_nan=False)
     write_atomically(out / name, text)

@@ -84,6 +84,11 @@ class Nvml:
         milliwatts = self._ask("nvmlDeviceGetEnforcedPowerLimit", index)
         return None if milliwatts is None else milliwatts / 1000
 
+    def power_limit_w(self, index: int) -> float | None:
+        """The cap that was set. The enforced one may change while a GPU works (laptops share power with the CPU)."""
+        milliwatts = self._ask("nvmlDeviceGetPowerManagementLimit", index)
+        return None if milliwatts is None else milliwatts / 1000
+
     def sm_clock_mhz(self, index: int) -> float | None:
         return self._ask("nvmlDeviceGetClockInfo", index, getattr(self.module, "NVML_CLOCK_SM", 1))
 
