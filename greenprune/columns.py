@@ -214,6 +214,14 @@ COLUMNS: dict[str, Column] = {
         "energy the task took", "Wh", needs="benchmark.tasks", kind="tasks_energy_kind", scope="tasks_energy_scope",
         machine="tasks_machine",
     ),
+    "co2e_g_tasks": Column(
+        "emissions of all tasks together in the configured country", "g CO2e", needs="benchmark.energy.country",
+        kind="tasks_energy_kind", scope="tasks_energy_scope", machine="tasks_machine",
+    ),
+    "<task>_co2e_g": Column(
+        "emissions of the task in the configured country", "g CO2e", needs="benchmark.energy.country",
+        kind="tasks_energy_kind", scope="tasks_energy_scope", machine="tasks_machine",
+    ),
     "break_even_requests": Column(
         "requests after which the energy of making the model is paid back; empty if it never is, and where not all of "
         "it was metered as the workload was",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from greenprune.benchmark.own_tasks.rouge import ROUGE_METRICS as ROUGE
@@ -21,10 +21,12 @@ def metrics_of(
     accuracy: Artifact,
     energy: Artifact | None,
     dense_energy: Artifact | None,
+    country: str | None = None,
 ) -> dict[str, Any]:
     """All numbers of a trial by their columns; what wasn't measured is absent.
 
-    done: every artifact of the trial; dense_energy: the dense model's, measured on the same machine.
+    done: every artifact of the trial; dense_energy: the dense model's, measured on the same machine; country: ISO 3166
+    alpha-3 code, in whose electricity the tasks' joules are told as CO2e too.
     """
     made = {artifact.stage: artifact for artifact in done if STAGES[artifact.stage].role != "benchmark"}
     scores, workload = _read(store, accuracy, "accuracy.json"), _read(store, energy, "energy.json")
@@ -32,6 +34,7 @@ def metrics_of(
     metrics |= _of_pruning(_read(store, made.get("prune"), "report.json"), scores["parameters"])
     metrics |= _of_healing(_read(store, made.get("heal"), "history.json"))
     metrics |= _of_tasks(scores, with_energy=not workload or machine_class_of(scores) == machine_class_of(workload))
+    metrics |= _emissions_of_tasks(metrics, scores["tasks"], country)
     metrics |= {name: value for name, value in workload.items() if not isinstance(value, dict | list)}
     metrics["machine_class"] = machine_class_of(workload)
     metrics |= _ratios(workload, _read(store, dense_energy, "energy.json"))
@@ -122,3 +125,22 @@ def _of_tasks(scores: Mapping[str, Any], with_energy: bool) -> dict[str, Any]:
             "tasks_energy_scope": "; ".join(dict.fromkeys(r["scope"] for r in scores.get("readings", ()))) or None,
         }
     return metrics
+
+
+def _emissions_of_tasks(
+    metrics: Mapping[str, Any], tasks: Iterable[str], country: str | None
+) -> dict[str, float | None]:
+    """Grams of CO2e of the tasks' joules in `country`, and None where these weren't measured; none without a country.
+
+    Worked out here and not by the stage: the joules are the same anywhere, so another country must not run the tasks
+    again.
+    """
+    if country is None:
+        return {}
+    from greenprune.energy.carbon import grams_per_kwh
+
+    watt_hours = {"co2e_g_tasks": metrics.get("energy_wh_tasks")}
+    watt_hours |= {f"{task}_co2e_g": metrics.get(f"{task}_wh") for task in tasks}
+    return {
+        name: None if energy is None else energy / 1000 * grams_per_kwh(country) for name, energy in watt_hours.items()
+    }

@@ -45,8 +45,7 @@ def accuracy_stage(
 
     engine = load_engine(checkpoint, dtype, trust_remote_code)
     tokenizer = load_tokenizer(checkpoint)
-    country = config.energy.country if config.energy else None
-    measured = measure_accuracy(engine, tokenizer, config, meter_if_possible(engine.device, country))
+    measured = measure_accuracy(engine, tokenizer, config, meter_if_possible(engine.device))
     for task, rows in measured.answers.items():
         write_answers(out / "answers", task, rows)
     result = {
