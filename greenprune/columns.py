@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 Direction = Literal["max", "min"]
+CONTAMINATED = "contaminated"  # the kind of joules that others' work is in: they take part in nothing
 DEFAULT_OBJECTIVES: dict[str, Direction] = {"accuracy": "max", "energy_j_per_token": "min"}
 
 
@@ -185,7 +186,15 @@ COLUMNS: dict[str, Column] = {
     "gpu_power_cap_w": _gpu("enforced power limit", "W"),
     "gpu_temperature_c": _gpu("highest temperature during the windows", "°C"),
     "gpu_throttling": _workload("why the GPU ran slower than it could, `none` if it didn't", text=True),
-    "machine": _workload("identity of the hardware; energies of different machines aren't compared", text=True),
+    "machine": _workload(
+        "identity of the hardware: of each GPU, its driver and power cap; energies of different ones aren't compared",
+        text=True,
+    ),
+    "machine_class": _workload(
+        "what machines of equal parts share: CPU, cores, memory, models of GPUs, sensors; cards of one class are "
+        "compared by the ratio to the dense model",
+        text=True,
+    ),
     "hostname": _workload("name of the node that ran the energy stage", text=True),
     # ------------------------------------------------------------------------------------- energy besides
     "energy_wh_tasks": Column(
@@ -204,6 +213,14 @@ COLUMNS: dict[str, Column] = {
     "<task>_wh": Column(
         "energy the task took", "Wh", needs="benchmark.tasks", kind="tasks_energy_kind", scope="tasks_energy_scope",
         machine="tasks_machine",
+    ),
+    "co2e_g_tasks": Column(
+        "emissions of all tasks together in the configured country", "g CO2e", needs="benchmark.energy.country",
+        kind="tasks_energy_kind", scope="tasks_energy_scope", machine="tasks_machine",
+    ),
+    "<task>_co2e_g": Column(
+        "emissions of the task in the configured country", "g CO2e", needs="benchmark.energy.country",
+        kind="tasks_energy_kind", scope="tasks_energy_scope", machine="tasks_machine",
     ),
     "break_even_requests": Column(
         "requests after which the energy of making the model is paid back; empty if it never is, and where not all of "

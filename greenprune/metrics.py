@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from greenprune.benchmark.own_tasks.rouge import ROUGE_METRICS as ROUGE
-from greenprune.columns import COLUMNS
+from greenprune.columns import COLUMNS, CONTAMINATED, Column
 from greenprune.config import STAGES
 from greenprune.energy.costs import break_even_requests
+from greenprune.energy.machine import machine_class_of
 from greenprune.energy.units import JOULES_PER_WH
 from greenprune.store import Artifact, Store
 
@@ -20,18 +21,22 @@ def metrics_of(
     accuracy: Artifact,
     energy: Artifact | None,
     dense_energy: Artifact | None,
+    country: str | None = None,
 ) -> dict[str, Any]:
     """All numbers of a trial by their columns; what wasn't measured is absent.
 
-    done: every artifact of the trial; dense_energy: the dense model's, measured on the same machine.
+    done: every artifact of the trial; dense_energy: the dense model's, measured on the same machine; country: ISO 3166
+    alpha-3 code, in whose electricity the tasks' joules are told as CO2e too.
     """
     made = {artifact.stage: artifact for artifact in done if STAGES[artifact.stage].role != "benchmark"}
     scores, workload = _read(store, accuracy, "accuracy.json"), _read(store, energy, "energy.json")
     metrics: dict[str, Any] = {name: scores[name] for name in ("parameters", "checkpoint_bytes", "layers")}
     metrics |= _of_pruning(_read(store, made.get("prune"), "report.json"), scores["parameters"])
     metrics |= _of_healing(_read(store, made.get("heal"), "history.json"))
-    metrics |= _of_tasks(scores, with_energy=not workload or scores["machine"] == workload["machine"])
+    metrics |= _of_tasks(scores, with_energy=not workload or machine_class_of(scores) == machine_class_of(workload))
+    metrics |= _emissions_of_tasks(metrics, scores["tasks"], country)
     metrics |= {name: value for name, value in workload.items() if not isinstance(value, dict | list)}
+    metrics["machine_class"] = machine_class_of(workload)
     metrics |= _ratios(workload, _read(store, dense_energy, "energy.json"))
     metrics |= _of_making(list(made.values()), metrics)
     return {name: value for name, value in metrics.items() if value is not None}
@@ -43,12 +48,23 @@ def _read(store: Store, artifact: Artifact | None, name: str) -> dict[str, Any]:
 
 
 def _ratios(workload: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, float]:
-    """Energies over the dense model's on the same machine."""
+    """Energies over the dense model's on the same machine; none where that was disturbed, or metered otherwise.
+
+    A trial that was itself disturbed keeps its ratio, whose kind says so.
+    """
     return {
         name: workload[entry.of] / dense[entry.of]
         for name, entry in COLUMNS.items()
-        if entry.of and workload.get(entry.of) and dense.get(entry.of)
+        if entry.of and workload.get(entry.of) and dense.get(entry.of) and _metered_alike(entry, workload, dense)
     }
+
+
+def _metered_alike(entry: Column, workload: Mapping[str, Any], dense: Mapping[str, Any]) -> bool:
+    kind, of_dense = (found.get(entry.kind or "") for found in (workload, dense))
+    if of_dense == CONTAMINATED:
+        return False
+    same_scope = not entry.scope or workload.get(entry.scope) == dense.get(entry.scope)
+    return kind == CONTAMINATED or (kind == of_dense and same_scope)
 
 
 def _of_making(made: Sequence[Artifact], metrics: Mapping[str, Any]) -> dict[str, float | str | None]:
@@ -61,7 +77,7 @@ def _of_making(made: Sequence[Artifact], metrics: Mapping[str, Any]) -> dict[str
             found[f"{artifact.stage}_energy_wh"] = spent[-1]
             found[f"{artifact.stage}_energy_kind"] = artifact.energy_kind
             found[f"{artifact.stage}_machine"] = artifact.machine
-    alike = {artifact.energy_kind for artifact in made} == {metrics.get("energy_kind")}
+    alike = {artifact.energy_kind for artifact in made} == {metrics.get("energy_kind")} != {CONTAMINATED}
     if spent and len(spent) == len(made) and alike:
         a_request, ratio = metrics.get("energy_wh_per_1k_requests"), metrics.get("energy_ratio")
         found["break_even_requests"] = break_even_requests(sum(spent), a_request, ratio)
@@ -109,3 +125,22 @@ def _of_tasks(scores: Mapping[str, Any], with_energy: bool) -> dict[str, Any]:
             "tasks_energy_scope": "; ".join(dict.fromkeys(r["scope"] for r in scores.get("readings", ()))) or None,
         }
     return metrics
+
+
+def _emissions_of_tasks(
+    metrics: Mapping[str, Any], tasks: Iterable[str], country: str | None
+) -> dict[str, float | None]:
+    """Grams of CO2e of the tasks' joules in `country`, and None where these weren't measured; none without a country.
+
+    Worked out here and not by the stage: the joules are the same anywhere, so another country must not run the tasks
+    again.
+    """
+    if country is None:
+        return {}
+    from greenprune.energy.carbon import grams_per_kwh
+
+    watt_hours = {"co2e_g_tasks": metrics.get("energy_wh_tasks")}
+    watt_hours |= {f"{task}_co2e_g": metrics.get(f"{task}_wh") for task in tasks}
+    return {
+        name: None if energy is None else energy / 1000 * grams_per_kwh(country) for name, energy in watt_hours.items()
+    }

@@ -7,6 +7,7 @@ A stage's function knows nothing of all this (config/stages.py names it). `perfo
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from greenprune.config import STAGES, ModelConfig
 from greenprune.energy.exclusive import Exclusive
 from greenprune.storage import Storage
 from greenprune.store import Artifact, StageCall, Store
+
+log = logging.getLogger("greenprune")
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,13 @@ class Request:
         needs = STAGES[self.stage].needs
         assert set(self.inputs) == set(needs), f"{self.stage} needs {needs}, got {list(self.inputs)}"
 
-    def call(self, machine: str | None = None) -> StageCall:
+    def call(self, machine: str | None = None, attempt: int = 0) -> StageCall:
+        """What its artifact is found by. attempt: how many artifacts of it on this machine were disturbed."""
         section = {"config": self.section.identity(), **self.facts}
         if machine:
             section["machine"] = machine
+        if attempt:
+            section["attempt"] = attempt
         parents = {name: parent.key for name, parent in self.inputs.items() if parent is not None}
         version = STAGES[self.stage].version + self.section.output_version()
         return StageCall(self.stage, version, section, parents)
@@ -62,15 +68,31 @@ def perform(request: Request, storage_uri: str) -> Artifact:
 
     Only one that is to be alone runs alone (see energy/exclusive.py). Whoever waits for its turn holds no
     resource but the task's own; whoever has it waits for no other stage.
+
+    An artifact that was there and was disturbed stays where it is, for the trial that made it; another is made beside
+    it, under the key of the next attempt.
     """
     from greenprune.energy import machine_identity
+
+    store, stage = Store(storage_uri), STAGES[request.stage]
+    if not stage.machine_bound:
+        return _made(request, store, request.call(), store.compute)
+    attempt = 0
+    while True:
+        call = request.call(machine_identity()[0], attempt)
+        artifact = _made(request, store, call, store.get_or_compute)
+        disturbed = artifact.reused and stage.disturbed and function_named(stage.disturbed)(store.path(artifact))
+        if not disturbed:
+            return artifact
+        log.info("%s %s was disturbed by other work: it is measured again", call.stage, call.key[:8])
+        attempt += 1
+
+
+def _made(request: Request, store: Store, call: StageCall, compute: Callable[..., Artifact]) -> Artifact:
+    """The artifact of a call by one of the store's ways, the work done when its turn has come."""
     from greenprune.energy.exclusive import gpus_here, hold_node
 
-    store = Store(storage_uri)
-    stage = STAGES[request.stage]
-    machine_bound = stage.machine_bound
-    call = request.call(machine_identity()[0] if machine_bound else None)
-    compute = functools.partial(store.get_or_compute if machine_bound else store.compute, resumes=stage.resumes)
+    compute = functools.partial(compute, resumes=STAGES[request.stage].resumes)
     if getattr(request.section, "num_workers", 1) > 1:  # its workers wait for their own turns, and aren't metered
         return compute(call, lambda out: _work(request, store, out))
     mine = hold_node(store.storage.uri, request.exclusive, gpus_here())

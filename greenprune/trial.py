@@ -57,13 +57,14 @@ def _walk(config: TrialConfig, stages: Stages, number: int) -> TrialResult:
     model = _heal(stages, config, pruned)
     accuracy = _accuracy(stages, config, model)
     energy, dense_energy = _energy(stages, config, model, dense)
+    country = config.benchmark.energy.country if config.benchmark.energy else None
 
     return TrialResult(
         trial_id=config.trial_id(),
         number=number,
         status="ok",
         config=config.model_dump(mode="json"),
-        metrics=metrics_of(stages.store, stages.done, accuracy, energy, dense_energy),
+        metrics=metrics_of(stages.store, stages.done, accuracy, energy, dense_energy, country),
         stages=[asdict(artifact) for artifact in stages.done],
         started=started,
         seconds=time.perf_counter() - began,
@@ -144,7 +145,12 @@ def write_trial(folder: Path, result: TrialResult, storage: Storage) -> Path:
     store = Store(storage)
     metered = {made["stage"]: made["key"] for made in result.stages if STAGES[made["stage"]].role == "benchmark"}
     tables = [store.path(Artifact(stage, key)) / "emissions.csv" for stage, key in metered.items()]
-    rows = [table.read_text().splitlines() for table in tables if table.exists()]
+    texts = [table.read_text() for table in tables if table.exists()]
+    if country := (result.config["benchmark"].get("energy") or {}).get("country"):
+        from greenprune.energy.carbon import in_country
+
+        texts = [in_country(text, country) for text in texts]
+    rows = [text.splitlines() for text in texts]
     if rows:
         lines = [*rows[0][:1], *(line for table in rows for line in table[1:])]
         write_atomically(folder / "trials" / result.trial_id / "emissions.csv", "\n".join(lines) + "\n")

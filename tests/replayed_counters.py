@@ -17,6 +17,9 @@ class FakeNvml:
     class NVMLError(Exception):
         pass
 
+    class NVMLError_NotFound(NVMLError):
+        pass
+
     __spec__ = "as a module has one"
     NVML_CLOCK_SM, NVML_TEMPERATURE_GPU = 1, 0
     nvmlClocksEventReasonSwPowerCap = 4
@@ -57,6 +60,9 @@ class FakeNvml:
     def nvmlDeviceGetEnforcedPowerLimit(self, gpu):
         return self._next("cap_mw", gpu)
 
+    def nvmlDeviceGetPowerManagementLimit(self, gpu):
+        return self._next("limit_mw", gpu)
+
     def nvmlDeviceGetClockInfo(self, gpu, which):
         return self._next("clock_mhz", gpu)
 
@@ -68,6 +74,13 @@ class FakeNvml:
 
     def nvmlDeviceGetComputeRunningProcesses(self, gpu):
         return [SimpleNamespace(pid=pid) for pid in self._next("pids", gpu)]
+
+    def nvmlDeviceGetProcessUtilization(self, gpu, since_us):
+        """The samples after `since_us` of [(PID, microseconds, percent of the SMs' time), …]."""
+        samples = [sample for sample in self._next("use", gpu) if sample[1] > since_us]
+        if not samples:
+            raise self.NVMLError_NotFound("no sample since then")
+        return [SimpleNamespace(pid=pid, timeStamp=at, smUtil=percent) for pid, at, percent in samples]
 
     def nvmlDeviceGetMigMode(self, gpu):
         return self._next("mig", gpu)

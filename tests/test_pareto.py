@@ -183,6 +183,25 @@ def test_machines_share_a_front_only_by_ratio():
     assert len(pareto_front(trials, BOTH, mixed=True)) == 2
 
 
+def test_cards_of_one_class_share_a_front_by_their_ratio():
+    """In joules t1 would win: its card takes less for everything."""
+    trials = table(
+        (0.5, 1.0), (0.5, 0.9),
+        machine=["card-1", "card-2"], machine_class="h100", energy_ratio=[0.5, 0.6], average_power_w=[300.0, 270.0],
+    )  # fmt: skip
+    assert compared_objectives(trials, BOTH) == {"accuracy": "max", "energy_ratio": "min"}
+    assert ids(pareto_front(trials, BOTH)) == ["t0"]
+    with pytest.raises(ConfigError, match=r"one machine.*card-1, card-2 \(cards of one class, each.*energy_ratio"):
+        pareto_front(trials, {"accuracy": "max", "average_power_w": "min"})
+    unlike = trials.assign(machine_class=["h100", "a100"])
+    with pytest.raises(ConfigError, match="one machine"):
+        pareto_front(unlike, BOTH)
+    one_card = trials.assign(machine="card-1")
+    assert compared_objectives(one_card, BOTH) == BOTH
+    with pytest.raises(ConfigError, match="all measured or all estimated"):
+        pareto_front(trials.assign(energy_kind=["measured", "estimated"]), BOTH)
+
+
 def test_hypervolume_by_hand():
     trials = table((0.6, 3.0), (0.5, 2.0), (0.4, 1.0), (0.2, 4.0))
     # from the worst values (0.2, 4): strips of energy 3–4, 2–3, 1–2 under accuracy 0.6, 0.5, 0.4

@@ -13,9 +13,10 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from greenprune.columns import column
+from greenprune.energy.carbon import grams_per_kwh
 from greenprune.errors import AssetError, GreenpruneError
 from greenprune.experiment import parse_experiment
-from greenprune.metrics import _of_tasks
+from greenprune.metrics import _emissions_of_tasks, _of_tasks
 from greenprune.results import read_results
 from greenprune.storage import Storage
 from greenprune.store import Store
@@ -63,6 +64,35 @@ def test_metrics_of_generated_answers():
     assert (found["xsum_rouge1"], found["xsum_rougeL"]) == (0.3, 0.2)
     assert all(column(name) for name in found)
     assert "xsum_rouge1_stderr" not in found
+
+
+def test_tasks_carry_co2e_where_a_country_is_given():
+    metrics = {"energy_wh_tasks": 4.0, "piqa_wh": 2.0}
+    assert _emissions_of_tasks(metrics, ["piqa", "boolq"], None) == {}
+    found = _emissions_of_tasks(metrics, ["piqa", "boolq"], "FRA")
+    assert found["piqa_co2e_g"] == pytest.approx(2.0 * grams_per_kwh("FRA") / 1000)
+    assert found["co2e_g_tasks"] == pytest.approx(2 * found["piqa_co2e_g"])
+    assert found["boolq_co2e_g"] is None, "its joules weren't measured"
+    assert column("piqa_co2e_g").kind == "tasks_energy_kind"
+
+
+def test_a_country_gives_the_tasks_co2e_without_running_them_again(tiny_experiment, tmp_path):
+    """The joules are the same anywhere, so the country is no part of what accuracy.json depends on."""
+    tiny_experiment["benchmark"] |= {"tasks": ["openbookqa"], "data": "assets", "limit": 2, "max_length": 128}
+    abroad = copy.deepcopy(tiny_experiment)
+    abroad["benchmark"]["energy"]["country"] = "FRA"
+    plain, with_country = (
+        run_trial(parse_experiment(each).trial().dense(), tmp_path / "runs") for each in (tiny_experiment, abroad)
+    )
+    assert "co2e_g_tasks" not in plain.metrics
+    assert with_country.stages[0]["reused"]
+    grams = with_country.metrics["energy_wh_tasks"] * grams_per_kwh("FRA") / 1000
+    assert with_country.metrics["co2e_g_tasks"] == pytest.approx(grams) == with_country.metrics["openbookqa_co2e_g"]
+    folder = write_trial(tmp_path / "runs" / "x", with_country, Storage(tmp_path / "runs"))
+    with (folder / "emissions.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["task_name"] for row in rows} >= {"openbookqa", "decode 1"}
+    assert all(row["country_iso_code"] == "FRA" and float(row["emissions"]) > 0 for row in rows)
 
 
 def test_every_stage_says_what_it_took(trial, tmp_path):

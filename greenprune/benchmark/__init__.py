@@ -9,6 +9,6 @@ stages.py holds the two stages, each from a checkpoint to one JSON file.
     workload.py      windows.py measures one window of it, figures.py sums them up, memory.py is the peak
 """
 
-from greenprune.benchmark.stages import accuracy_stage, energy_stage
+from greenprune.benchmark.stages import accuracy_stage, energy_stage, was_disturbed
 
-__all__ = ["accuracy_stage", "energy_stage"]
+__all__ = ["accuracy_stage", "energy_stage", "was_disturbed"]

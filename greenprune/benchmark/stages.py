@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from greenprune.columns import CONTAMINATED
 from greenprune.config import BenchmarkConfig, EnergyConfig
 from greenprune.storage import write_atomically
 
@@ -32,7 +33,8 @@ def accuracy_stage(
 
     accuracy.json: accuracy, tasks and data (see accuracy.AccuracyResult), perplexity {"<text>_ppl@<length>": …},
     parameters (tied ones once), checkpoint_bytes, layers, energy_wh_tasks, energy_kind, energy_note, machine,
-    machine_facts, hostname, readings. Metering can't fail this stage: where it isn't possible joules are None.
+    machine_class, machine_facts, hostname, readings. Metering can't fail this stage: where it isn't possible joules are
+    None.
     """
     from greenprune.benchmark.accuracy import measure_accuracy
     from greenprune.benchmark.answers import write_answers
@@ -43,8 +45,7 @@ def accuracy_stage(
 
     engine = load_engine(checkpoint, dtype, trust_remote_code)
     tokenizer = load_tokenizer(checkpoint)
-    country = config.energy.country if config.energy else None
-    measured = measure_accuracy(engine, tokenizer, config, meter_if_possible(engine.device, country))
+    measured = measure_accuracy(engine, tokenizer, config, meter_if_possible(engine.device))
     for task, rows in measured.answers.items():
         write_answers(out / "answers", task, rows)
     result = {
@@ -72,7 +73,8 @@ def energy_stage(
     """Write out/energy.json and out/emissions.csv for the model in `checkpoint` on this machine.
 
     exclusive: what the caller keeps other stages away from (see energy/exclusive.py); it decides which sensors
-    count. energy.json: see workload.WorkloadResult; machine, machine_facts, hostname, and the readings.
+    count. energy.json: see workload.WorkloadResult; machine, machine_class, machine_facts, hostname, and
+    the readings.
     Raises EnergyError for a GPU whose energy can't be told from others'.
     """
     from greenprune.benchmark.engines import load_engine
@@ -90,6 +92,11 @@ def energy_stage(
     )
     measured = measure_workload(engine, config, meter)
     _write(out, "energy.json", measured.to_json(), measured.readings)
+
+
+def was_disturbed(artifact: Path) -> bool:
+    """Whether others worked on the machine in a window of this energy stage's figures, as often as it was tried."""
+    return json.loads((artifact / "energy.json").read_text()).get("energy_kind") == CONTAMINATED
 
 
 def sharing(exclusive: Exclusive, device: str) -> Sharing:
@@ -116,7 +123,8 @@ def _write(out: Path, name: str, result: Mapping[str, Any], readings: Sequence[R
     from greenprune.energy import machine_identity, write_emissions
 
     machine, facts = machine_identity()
-    provenance = {"machine": machine, "machine_facts": facts, "hostname": facts["hostname"]}
+    named = {name: facts[name] for name in ("machine_class", "hostname")}
+    provenance = {"machine": machine, **named, "machine_facts": facts}
     listed = [reading.to_dict() for reading in readings]
     text = json.dumps({**result, **provenance, "readings": listed}, indent=1, allow_nan=False)
     write_atomically(out / name, text)

@@ -32,7 +32,8 @@ class Stage:
     role: `statistics` about a model, another `model` (its artifact holds `checkpoint/`), or a `benchmark` of one (its
     artifact holds emissions.csv). What isn't a benchmark is part of making the model, and so is its energy.
     needs: the parents, by parameter. machine_bound: the artifact belongs to the hardware that made it, and the stage
-    has that to itself. resumes: it goes on from what a former attempt left in its folder.
+    has that to itself. disturbed: `f(folder)`, whether an artifact of it was spoiled by other work on its machine, so
+    that whoever asks next makes another. resumes: it goes on from what a former attempt left in its folder.
     """
 
     function: str
@@ -44,6 +45,7 @@ class Stage:
     default: Any = ...
     variants: Mapping[str, type[Section]] | None = None
     machine_bound: bool = False
+    disturbed: str | None = None
     resumes: bool = False
 
     @property
@@ -87,5 +89,12 @@ STAGES: dict[str, Stage] = {
         section=BenchmarkConfig,
         default=BenchmarkConfig(),
     ),
-    "energy": Stage("greenprune.benchmark:energy_stage", 2, "benchmark.energy", "benchmark", machine_bound=True),
+    "energy": Stage(
+        "greenprune.benchmark:energy_stage",
+        2,
+        "benchmark.energy",
+        "benchmark",
+        machine_bound=True,
+        disturbed="greenprune.benchmark:was_disturbed",
+    ),
 }

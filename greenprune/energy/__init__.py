@@ -51,14 +51,14 @@ log = logging.getLogger("greenprune")
 MAX_FOREIGN_LOAD = 0.1
 
 
-def meter_if_possible(device: torch.device, country: str | None = None) -> Meter:
+def meter_if_possible(device: torch.device) -> Meter:
     """A meter for work on `device` whose result is wanted with or without joules: absent ones are None.
 
     Other work on the node counts where a sensor reads the whole node; the model of a process doesn't see it.
     """
     try:
         whole_node = any(sensor.counts_whole_node for sensor in sensors_for(()))
-        return meter_for(device, country, max_foreign_load=MAX_FOREIGN_LOAD if whole_node else None)
+        return meter_for(device, max_foreign_load=MAX_FOREIGN_LOAD if whole_node else None)
     except EnergyError as problem:
         log.warning("energy is absent: %s", problem)
         return AbsentMeter(str(problem))

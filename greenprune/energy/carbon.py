@@ -14,7 +14,9 @@ energy before a task. Its cold start (about 2 s) is kept out of the first window
 
 from __future__ import annotations
 
+import csv
 import functools
+import io
 import logging
 import tempfile
 import time
@@ -121,6 +123,40 @@ def check_country(code: str) -> None:
             f"benchmark.energy.country must be an ISO 3166 alpha-3 code that CodeCarbon knows, got {code!r}; "
             f"{nearest(code, known)}"
         )
+
+
+@functools.cache
+def grams_per_kwh(country: str) -> float:
+    """CO2e of a kWh from a country's electricity mix, as CodeCarbon counts a window there. ConfigError as above."""
+    from codecarbon.core.emissions import Emissions
+    from codecarbon.core.units import Energy
+    from codecarbon.external.geography import GeoMetadata
+    from codecarbon.input import DataSource
+
+    check_country(country)
+    return float(Emissions(DataSource()).get_country_emissions(Energy(kWh=1.0), GeoMetadata(country))) * 1000
+
+
+def in_country(table: str, country: str) -> str:
+    """An emissions.csv whose windows were read without a country, with its emissions in `country`.
+
+    Of the same energy as in a row that was read with one (CodeCarbon's own); such rows stay as they are. Raises
+    ConfigError as `check_country`.
+    """
+    from codecarbon.input import DataSource
+
+    grams, name = grams_per_kwh(country), DataSource().get_global_energy_mix_data()[country]["country_name"]
+    rows = csv.DictReader(io.StringIO(table))
+    text = io.StringIO()
+    written = csv.DictWriter(text, rows.fieldnames or (), lineterminator="\n")
+    written.writeheader()
+    for row in rows:
+        if row["energy_consumed"] and not row["emissions"]:
+            kilograms = float(row["energy_consumed"]) * grams / 1000
+            rate = kilograms / float(row["duration"])
+            row |= dict(zip(CARBON_COLUMNS[:4], (str(kilograms), str(rate), name, country), strict=True))
+        written.writerow(row)
+    return text.getvalue()
 
 
 @functools.cache

@@ -1,6 +1,9 @@
 """Which hardware this is, and which of its GPUs a process uses.
 
-Energies are only compared on one machine identity: same CPU model, cores, memory, GPUs and energy sources.
+Joules are only compared on one machine identity. Its class is what can be bought again: CPU model, cores, memory,
+models of the GPUs, energy sources. Without a GPU that is the identity too. With GPUs it also holds which cards they
+are, their power caps and their driver: cards of one model differ by several percent, so each is a machine of its own.
+
 GPUs are named by NVML index, since CodeCarbon silently counts nothing for the UUIDs and MIG ids that
 CUDA_VISIBLE_DEVICES may hold, and counts every GPU where that variable is empty.
 """
@@ -13,7 +16,7 @@ import json
 import os
 import platform
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,17 +31,28 @@ ORDER = "CUDA_DEVICE_ORDER"
 
 
 def machine_identity() -> tuple[str, dict[str, Any]]:
-    """A short hash that equal hardware shares, and the facts: those hashed, and hostname, OS, driver."""
-    hashed = {
+    """A short hash of this machine, and the facts: those hashed, the hash of its class, and hostname, OS, driver."""
+    of_class = {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "memory_gib": _memory_gib(),
         "gpus": _visible_names(),
         "energy_sources": energy_sources(),
     }
-    identity = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:12]
-    facts = {**hashed, "hostname": socket.gethostname(), "os": platform.platform(), "driver": _driver()}
-    return identity, facts
+    machine_class, cards, driver = _short_hash(of_class), _visible_cards(), _driver()
+    identity = _short_hash({**of_class, "cards": cards, "driver": driver}) if cards else machine_class
+    here = {"hostname": socket.gethostname(), "os": platform.platform(), "driver": driver}
+    return identity, {**of_class, "cards": cards, "machine_class": machine_class, **here}
+
+
+def machine_class_of(row: Mapping[str, Any]) -> str | None:
+    """The class that a trial's row or a stage's file names; in those of before, the machine itself was one."""
+    named = (row.get("machine_class"), row.get("machine"))
+    return next((name for name in named if isinstance(name, str)), None)
+
+
+def _short_hash(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @functools.cache
@@ -72,6 +86,20 @@ def _visible_names() -> list[str]:
         return [gpu.name for gpu in nvml_gpus() if gpu.index in visible_gpus(nvml_gpus())]
     except EnergyError:
         return [f"{gpu.name} (part)" for gpu in nvml_gpus()]
+
+
+def _visible_cards() -> list[dict[str, Any]]:
+    """UUID and power cap (watts, None where it isn't told) of each visible GPU; slices as they are named."""
+    library, gpus = nvml(), nvml_gpus()
+    try:
+        visible = visible_gpus(gpus)
+    except EnergyError:
+        return [{"uuid": os.environ.get("CUDA_VISIBLE_DEVICES")}]
+    return [
+        {"uuid": gpu.uuid, "power_cap_w": library.power_limit_w(gpu.index) if library else None}
+        for gpu in gpus
+        if gpu.index in visible
+    ]
 
 
 def visible_gpus(gpus: Sequence[Gpu], mask: str | None = None) -> tuple[int, ...]:

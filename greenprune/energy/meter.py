@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from greenprune.energy.carbon import CodeCarbon, with_carbon
-from greenprune.energy.charged import Charged
+from greenprune.energy.charged import charged
 from greenprune.energy.counting import Count, Counted, Part, Sensor
 from greenprune.energy.linear import LinearModel
 from greenprune.energy.machine import gpus_of
@@ -171,9 +171,8 @@ def node_meter(gpus: Sequence[int], sharing: Sharing = "shared", model: LinearMo
 def stage_meter(device: torch.device) -> NodeMeter:
     """What a whole stage costs, without CodeCarbon, so that the stage may open windows of its own inside.
 
-    Stages share a node: of its packages' joules each is charged its share of the CPU time. Raises EnergyError
-    as `meter_for`.
+    Stages share a node: of its packages' joules each is charged its share of the CPU time, and of a GPU that others
+    compute on its share of that (charged.py). Raises EnergyError as `meter_for`.
     """
     plain = node_meter(gpus_of(device))
-    charged = [Charged(sensor) if sensor.counts_whole_node else sensor for sensor in plain.sensors]
-    return replace(plain, sensors=charged)
+    return replace(plain, sensors=[share for sensor in plain.sensors for share in charged(sensor)])

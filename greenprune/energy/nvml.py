@@ -41,6 +41,15 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class Use:
+    """One look at one process: percent of the time until `at_us` (microseconds since the epoch) that it computed."""
+
+    pid: int
+    at_us: int
+    percent: int
+
+
+@dataclass(frozen=True)
 class GpuState:
     """A GPU over a window; None where its driver doesn't tell."""
 
@@ -84,6 +93,11 @@ class Nvml:
         milliwatts = self._ask("nvmlDeviceGetEnforcedPowerLimit", index)
         return None if milliwatts is None else milliwatts / 1000
 
+    def power_limit_w(self, index: int) -> float | None:
+        """The cap that was set. The enforced one may change while a GPU works (laptops share power with the CPU)."""
+        milliwatts = self._ask("nvmlDeviceGetPowerManagementLimit", index)
+        return None if milliwatts is None else milliwatts / 1000
+
     def sm_clock_mhz(self, index: int) -> float | None:
         return self._ask("nvmlDeviceGetClockInfo", index, getattr(self.module, "NVML_CLOCK_SM", 1))
 
@@ -97,6 +111,23 @@ class Nvml:
     def pids(self, index: int) -> set[int]:
         """Processes that compute on a GPU, numbered as the host numbers them."""
         return {process.pid for process in self._ask("nvmlDeviceGetComputeRunningProcesses", index) or ()}
+
+    def use(self, index: int, since_us: int) -> list[Use] | None:
+        """Who used a GPU's processors after `since_us` (microseconds since the epoch); None where it isn't told.
+
+        The driver gives one sample a process and call, of its last period of up to a second, so it must be asked as
+        often. A process that did nothing has none. Samples of no process and shares above 100 % are slips that some
+        drivers make.
+        """
+        try:
+            handle = self.module.nvmlDeviceGetHandleByIndex(index)
+            samples = self.module.nvmlDeviceGetProcessUtilization(handle, since_us)
+        except getattr(self.module, "NVMLError_NotFound", ()):  # nobody did anything
+            return []
+        except (self.module.NVMLError, AttributeError):
+            return None
+        told = [Use(sample.pid, sample.timeStamp, sample.smUtil) for sample in samples]
+        return [use for use in told if use.pid and use.at_us > since_us and use.percent <= 100]
 
     def is_split(self, index: int) -> bool:
         """Whether the GPU is cut into MIG slices, which have no counter of their own."""

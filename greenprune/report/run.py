@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenprune.columns import DEFAULT_OBJECTIVES, Direction
+from greenprune.comparability import compared_objectives
 from greenprune.errors import ConfigError
 from greenprune.experiment import read_yaml
 from greenprune.labels import labels
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """A run with its front.
+    """A run with its front; objectives are those that it is made of.
 
     path: as the user named it. labels: each trial's short name, by the table's index. front: the trials on it, None
     where there can't be one, and then `problem` says why.
@@ -56,6 +57,7 @@ def read_run(path: str | Path, objectives: Mapping[str, Direction] | None = None
     front, problem = None, None
     try:
         front = pareto_front(trials, chosen)
+        chosen = compared_objectives(trials, chosen)
     except ConfigError as refusal:
         if objectives:
             raise

@@ -7,8 +7,7 @@ over a configuration that was suggested before.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -16,6 +15,7 @@ from ray import cloudpickle
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from greenprune.comparability import CommonFront
 from greenprune.config import Dimension, SweepConfig, TrialConfig, flat, holds, in_order, points
 from greenprune.errors import ConfigError
 from greenprune.experiment import Experiment
@@ -88,12 +88,6 @@ def trial_configs_of_grid(experiment: Experiment) -> Iterator[TrialConfig]:
             yield config
 
 
-def finite_metrics(result: TrialResult, names: Iterable[str]) -> dict[str, float]:
-    """Those of a trial's objectives that a search can learn from."""
-    values = {name: result.metrics.get(name) for name in names}
-    return {name: v for name, v in values.items() if isinstance(v, int | float) and math.isfinite(v)}
-
-
 def fixed_values(experiment: Experiment) -> dict[str, Any]:
     return flat(experiment.model_dump(mode="json", exclude={"name", "sweep"}))
 
@@ -126,8 +120,9 @@ class SweepSearch(Searcher):
         self.failed = [result for result in known if result.status == "failed"]
         self.taken = {result.trial_id: "" for result in finished}  # greenprune's trial id -> Ray's
         self.inner_ids: dict[str, str] = {}  # Ray's trial id -> the inner searcher's
-        learnt = {result.trial_id: finite_metrics(result, self.sweep.objectives) for result in finished}
-        # greenprune's trial id -> its objectives, where all are finite
+        self.front = CommonFront(self.sweep.objectives)
+        learnt = {result.trial_id: self.front.accept(result.metrics) for result in finished}
+        # greenprune's trial id -> its objectives, where a front would take all
         self.results = {key: values for key, values in learnt.items() if len(values) == len(self.sweep.objectives)}
         self.inner = None if self.sweep.search == "grid" else self._optuna()
 
@@ -191,7 +186,7 @@ class SweepSearch(Searcher):
         """Trials report once, at their end."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        objectives = {name: result[name] for name in self.sweep.objectives if result and result.get(name) is not None}
+        objectives = self.front.accept(result or {})
         complete = not error and len(objectives) == len(self.sweep.objectives)
         if complete:
             ours = next((key for key, value in self.taken.items() if value == trial_id), None)
@@ -201,11 +196,11 @@ class SweepSearch(Searcher):
             inner_id = self.inner_ids.pop(trial_id)
             self.inner.on_trial_complete(inner_id, result=objectives if complete else None, error=not complete)
 
-    STATE = ("numbers", "number", "failed", "taken", "inner_ids", "results", "inner")
+    STATE = ("numbers", "number", "failed", "taken", "inner_ids", "results", "front", "inner")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Of runs that began before a search could be told of results."""
-        self.__dict__.update({"numbers": {}, "failed": []} | state)
+        self.__dict__.update({"numbers": {}, "failed": [], "front": CommonFront(state["sweep"].objectives)} | state)
 
     def save(self, checkpoint_path: str) -> None:
         with open(checkpoint_path, "wb") as stream:

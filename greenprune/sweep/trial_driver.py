@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from ray import tune
 
 from greenprune.cluster.resources import Need
+from greenprune.comparability import reported
 from greenprune.config import TrialConfig
 from greenprune.experiment import Experiment
 from greenprune.results import TrialResult, read_result, write_result
@@ -17,7 +18,6 @@ from greenprune.stages import Request
 from greenprune.storage import Storage
 from greenprune.store import Artifact
 from greenprune.sweep.live import Status
-from greenprune.sweep.search import finite_metrics
 from greenprune.sweep.stage_tasks import RayTasks, first_line
 from greenprune.trial import run_trial, write_trial
 
@@ -32,7 +32,7 @@ def drive_trial(
     log_path = storage.local / run / "trials" / config["trial_id"] / "log.txt"
     result = write_row(config, storage, run, RayTasks(needed, sweep.stage_retries, str(log_path)))
     # Tune waits for ever on a NaN, so only finite objectives are reported.
-    tune.report({**finite_metrics(result, sweep.objectives), "number": result.number})
+    tune.report({**reported(result.metrics, sweep.objectives), "number": result.number})
 
 
 class Recorded(Protocol):

@@ -17,7 +17,7 @@ READING = {
     "name", "energy_j", "seconds", "kind", "source", "scope", "cpu_j", "gpu_j", "ram_j", "co2e_g", "parts", "sharing",
     "contamination", "notes", "began", "gpus",
 }  # fmt: skip
-PROVENANCE = {"machine", "machine_facts", "hostname", "readings"}
+PROVENANCE = {"machine", "machine_class", "machine_facts", "hostname", "readings"}
 ACCURACY = PROVENANCE | {
     "data", "accuracy", "tasks", "perplexity", "parameters", "checkpoint_bytes", "layers", "energy_wh_tasks",
     "energy_kind", "energy_note",

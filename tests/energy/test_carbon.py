@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 import time
 from types import SimpleNamespace
 
 import pytest
 
-from greenprune.energy import Reading, carbon
-from greenprune.energy.carbon import CodeCarbon, check_country, with_carbon
+from greenprune.energy import Reading, carbon, write_emissions
+from greenprune.energy.carbon import CodeCarbon, check_country, grams_per_kwh, in_country, with_carbon
 from greenprune.energy.counting import Counted, Part
 from greenprune.energy.linear import LinearModel
 from greenprune.energy.meter import NodeMeter
@@ -168,3 +170,31 @@ def test_a_tracker_that_cannot_be_made_gives_no_row(monkeypatch, caplog):
         carbon._tracker.cache_clear()
     assert "no such folder" in caplog.text
     assert "CO2e and its columns of emissions.csv are empty" in caplog.text
+
+
+@pytest.mark.parametrize("country", ["FRA", "USA", "DEU"])
+def test_a_country_s_factor_is_that_of_a_window(country):
+    with CodeCarbon(country, gpus=()).window("w") as window:
+        time.sleep(0.05)
+    of_window = with_carbon(MEASURED, window.row).co2e_g / MEASURED.energy_j * JOULES_PER_KWH
+    assert grams_per_kwh(country) == pytest.approx(of_window)
+
+
+def test_a_table_without_a_country_gets_its_emissions_later(tmp_path):
+    """As if its windows had been read with one; what was is left as it is."""
+    readings = []
+    for country in (None, "USA"):
+        with CodeCarbon(country, gpus=()).window("w") as window:
+            time.sleep(0.05)
+        readings.append(with_carbon(MEASURED, window.row))
+    unread = Reading("piqa", None, 1.0, "absent", "no sensor", "none")
+    write_emissions(tmp_path / "emissions.csv", [*readings, unread])
+    table = (tmp_path / "emissions.csv").read_text()
+    without, with_one, absent = csv.DictReader(io.StringIO(in_country(table, "FRA")))
+    kilograms = float(without["energy_consumed"]) * grams_per_kwh("FRA") / 1000
+    assert float(without["emissions"]) == pytest.approx(kilograms)
+    assert float(without["emissions_rate"]) == pytest.approx(kilograms / float(without["duration"]))
+    assert (without["country_iso_code"], without["country_name"]) == ("FRA", "France")
+    before = list(csv.DictReader(io.StringIO(table)))
+    assert with_one == before[1]
+    assert absent == before[2]

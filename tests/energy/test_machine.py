@@ -40,15 +40,53 @@ def test_energy_sources_are_named_as_they_always_were(monkeypatch, tmp_path):
     assert energy_sources() == ["nvml", "rapl"]
 
 
-def test_an_identity_is_the_hash_that_it_was(monkeypatch, tmp_path):
-    install_nvml(monkeypatch, FakeNvml())
+@pytest.fixture
+def known_box(monkeypatch, tmp_path):
+    """A machine of which all but the GPUs is known; a function that puts GPUs in and gives identity and class."""
     install_powercap(monkeypatch, tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(machine, "cpu_model", lambda: "AMD EPYC")
     monkeypatch.setattr(machine, "_memory_gib", lambda: 24)
     monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
-    identity, _ = machine_identity()
-    assert identity == "c56649f80016"
+
+    def identified(binding: FakeNvml | None, mask: str | None = None) -> tuple[str, str]:
+        install_nvml(monkeypatch, binding)
+        if mask is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mask)
+        identity, facts = machine_identity()
+        return identity, facts["machine_class"]
+
+    return identified
+
+
+def test_without_a_gpu_identity_and_class_are_the_hash_that_they_were(known_box):
+    """Energies that CPUs of before took stay valid: CPU model, cores, memory, sensors."""
+    assert known_box(None) == ("70630021cc3f", "70630021cc3f")
+
+
+def test_the_class_is_the_hash_that_the_identity_was(known_box):
+    assert known_box(FakeNvml())[1] == "c56649f80016"
+
+
+def test_another_card_of_a_class_is_another_machine(known_box):
+    cards = [known_box(FakeNvml(gpus=2), mask) for mask in ("0", "1", "GPU-1")]
+    assert len({machine_class for _, machine_class in cards}) == 1
+    assert cards[0][0] != cards[1][0] == cards[2][0]
+
+
+def test_driver_and_power_cap_are_part_of_a_card(known_box):
+    cards = [known_box(FakeNvml(limit_mw=[watts * 1000])) for watts in (700, 500, 700)]
+    newer = FakeNvml(limit_mw=[700_000])
+    newer.nvmlSystemGetDriverVersion = lambda: b"590"
+    assert cards[0] == cards[2]
+    assert len({cards[0][0], cards[1][0], known_box(newer)[0]}) == 3
+    assert len({machine_class for _, machine_class in (*cards, known_box(newer))}) == 1
+
+
+def test_a_slice_is_told_from_its_neighbour(known_box):
+    first, second = (known_box(FakeNvml(), mask) for mask in ("MIG-aaaa", "MIG-bbbb"))
+    assert first[0] != second[0]
+    assert first[1] == second[1]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from ray.tune.search import Searcher
 from greenprune.cluster.resources import Need, concurrency, needs
 from greenprune.config import StageResources
 from greenprune.experiment import parse_experiment
+from greenprune.results import TrialResult
 from greenprune.sweep.search import SweepSearch
 
 SEARCHES = ["random", "tpe", "nsga2", "gp"]
@@ -169,3 +170,26 @@ def test_concurrency_is_that_of_the_scarcest_stage():
     assert concurrency(needs(resources, [GPU_NODE]), [GPU_NODE]) == 5
     metered = resources.model_copy(update={"energy": StageResources(custom={"energy_meter": 1})})
     assert concurrency(needs(metered, [GPU_NODE, GPU_NODE]), [GPU_NODE, GPU_NODE]) == 3
+
+
+def test_a_search_learns_only_what_a_front_would_take():
+    search = SweepSearch(experiment(search="tpe", num_trials=6))
+    kinds = ["measured", "contaminated", "estimated", "measured"]
+    for i, kind in enumerate(kinds):
+        search.suggest(f"t{i}")
+        search.on_trial_complete(f"t{i}", {"accuracy": 0.5, "energy_j_per_token": 1.0 + i, "energy_kind": kind})
+    assert [values["energy_j_per_token"] for values in search.results.values()] == [1.0, 4.0]
+
+
+def test_known_results_are_told_by_the_same_rule():
+    suggestions = run_all(SweepSearch(experiment(search="tpe", num_trials=3)))
+    kinds = ["measured", "contaminated", "estimated", "measured"]
+    known = [
+        TrialResult(
+            each["trial_id"], each["number"], "ok", each["trial"],
+            {"accuracy": 0.5, "energy_j_per_token": 1.0, "energy_kind": kind},
+        )
+        for each, kind in zip(suggestions, kinds, strict=True)
+    ]  # fmt: skip
+    search = SweepSearch(experiment(search="tpe", num_trials=3), known=known)
+    assert list(search.results) == [suggestions[0]["trial_id"], suggestions[3]["trial_id"]]

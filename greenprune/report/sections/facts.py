@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from greenprune.report.cards import card_to_card
 from greenprune.report.run import ReportedRun, distinct
 from greenprune.results import run_cost
 
@@ -20,4 +21,7 @@ def gather_facts(run: ReportedRun) -> dict[str, Any]:
         "energy of the search": [run_cost(run.path).describe()],
         "objectives": [f"{metric} ({direction})" for metric, direction in run.objectives.items()],
     }
-    return {"facts": {name: ", ".join(values) or "not recorded" for name, values in found.items()}}
+    facts = {name: ", ".join(values) or "not recorded" for name, values in found.items()}
+    if spread := card_to_card(trials):
+        facts["card to card"] = "; ".join(spread)
+    return {"facts": facts}
