@@ -105,3 +105,18 @@ def test_a_sweep_on_a_store_that_fails_delays_and_tears(root, tmp_path, monkeypa
     assert [row.metrics["checkpoint_bytes"] for row in rows] == [5, len("weights at 0.3"), len("weights at 0.5")]
     assert {row.metrics["accuracy"] for row in rows} == {stub_score("dense"), *map(stub_score, WEIGHTS)}
     assert errors
+
+
+def test_a_damaged_parent_is_made_again_by_the_trial_that_needs_it(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(FileSystem, "store", FaultyStore(tmp_path / "bucket"), raising=False)
+    monkeypatch.setattr(pyarrow.fs, "FileSystem", FileSystem)
+    experiment = stub_experiment(stub_model(tmp_path / "model"), "faulty://bucket/folder")
+    expected = facts(run_stub_sweep(experiment))
+    bucket = tmp_path / "bucket" / "folder"
+    for checkpoint in (bucket / "_stages" / "prune").rglob("model.safetensors"):
+        checkpoint.write_text(checkpoint.read_text().replace("0.", "9."))
+    shutil.rmtree(bucket / "_stages" / "accuracy")
+    shutil.rmtree(bucket / "stub")
+    shutil.rmtree(root)  # another head
+    assert facts(run_stub_sweep(experiment)) == expected
+    assert len(list((bucket / "_stages" / "prune").glob("*.damaged.*"))) == 2
