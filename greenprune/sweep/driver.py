@@ -66,6 +66,8 @@ def run_sweep(
         raise ConfigError("a sweep needs a sweep section, got none; add sweep.space, or use `greenprune trial`")
     if resume and fresh:
         raise ConfigError("--resume goes on with a run and --fresh starts anew, got both; leave one out")
+    if address and not ray.is_initialized():
+        start_ray(address)  # before anything that takes long
     experiment = _with_facts(experiment)
     assert experiment.sweep is not None, "it still has its sweep"
     storage = Storage(experiment.sweep.storage)
@@ -77,7 +79,7 @@ def run_sweep(
         if resume and not known and not _has_state(run):
             raise SweepError(f"--resume needs an interrupted run in {run.path}, got none; start it without --resume")
         if not ray.is_initialized():
-            start_ray(address)
+            start_ray(None)
         check_storage_is_shared(storage)
         if fresh and run.exists():
             log.info("the old run is now %s", run.keep_aside())
