@@ -98,9 +98,10 @@ def _check_space(experiment: Experiment) -> None:
                 raise ConfigError(f"{where} is not a known key of a trial; {nearest(condition, known)}")
             if condition == key:
                 raise ConfigError(f"{where} makes {key} depend on itself; name another key")
-            possible = space[condition].grid() if condition in space else [fixed.get(condition)]
-            if possible is not None and not any(value in possible for value in values):
-                raise ConfigError(f"{where} never holds: {condition} is one of {possible}, got {values}; mend either")
+            may_be = space[condition].may_be if condition in space else [fixed.get(condition)].__contains__
+            if not any(map(may_be, values)):
+                is_ = space[condition].words() if condition in space else repr(fixed.get(condition))
+                raise ConfigError(f"{where} never holds: {condition} is {is_}, got {values}; mend either")
     in_order(space)
     corners = points(experiment.sweep, fixed, ends_only=experiment.sweep.search != "grid")
     for point in itertools.islice(corners, MAX_CHECKED_POINTS):
