@@ -98,8 +98,8 @@ def _uncontaminated(rows: DataFrame, objectives: Mapping[str, Direction]) -> Dat
     if kept.empty and not rows.empty:
         raise ConfigError(
             f"an energy on a front must be of this work alone, got {len(rows)} trials, all contaminated by other work "
-            "on their nodes; stop that work, delete _stages/energy below the storage and run the sweep again (all else "
-            "is reused), or raise benchmark.energy.max_foreign_load"
+            "on their nodes; stop that work, move _stages/energy below the storage elsewhere and run the sweep with "
+            "--fresh (the run is kept, all else is reused), or raise benchmark.energy.max_foreign_load"
         )
     return kept
 

@@ -81,7 +81,7 @@ def test_going_on_reads_no_state_of_tune_and_takes_max_concurrent_as_it_now_is(s
     small["sweep"] |= {
         "objectives": {"later_ppl@16": "min"},
         "space": {"prune.block_size": {"choice": [1, 2, 3]}, "heal.method": {"choice": ["none"]}},
-        "resources": dict.fromkeys(("collect", "prune", "heal", "accuracy"), {"cpu": 0.3}),
+        "resources": {stage: {"cpu": 0.3} for stage in ("collect", "prune", "heal", "accuracy")},
     }
     first = run_sweep(parse_experiment(small, ["sweep.max_concurrent=1"]), quiet=True)
     assert len(first.failed) == 4
