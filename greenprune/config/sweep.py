@@ -16,6 +16,7 @@ from greenprune.config.stages import STAGES
 from greenprune.errors import ConfigError
 
 MOST_WALKED = 100_000
+LARGEST = 1e15  # of a bound; a float still tells such numbers apart
 
 
 class Dimension(Section):
@@ -36,6 +37,10 @@ class Dimension(Section):
         bounds = self.int_ or self.float_
         if bounds and bounds[0] > bounds[1]:
             raise ValueError(f"bounds must be [low, high] with low <= high, got {list(bounds)}")
+        if bounds and (
+            max(map(abs, bounds)) > LARGEST or (self.step and (bounds[1] - bounds[0]) / self.step > LARGEST)
+        ):
+            raise ValueError(f"bounds, and the steps between them, must be at most {LARGEST:.0e}; choose smaller ones")
         if self.log and (not bounds or bounds[0] <= 0):
             raise ValueError("log needs int or float bounds above 0; remove log or raise the lower bound")
         if self.log and self.step:
@@ -51,7 +56,7 @@ class Dimension(Section):
         if self.choice is not None:
             return len(self.choice)
         if self.int_:
-            return len(range(self.int_[0], self.int_[1] + 1, int(self.step or 1)))
+            return (self.int_[1] - self.int_[0]) // int(self.step or 1) + 1
         if self.float_ and self.step:
             return math.floor((self.float_[1] - self.float_[0]) / self.step + 1e-9) + 1
         return None
