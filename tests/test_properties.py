@@ -23,7 +23,7 @@ from ray.tune.search import Searcher
 
 from greenprune.comparability import compared_objectives
 from greenprune.config import known_keys
-from greenprune.errors import ConfigError
+from greenprune.errors import ConfigError, GreenpruneError
 from greenprune.experiment import Experiment, load_experiment, parse_experiment
 from greenprune.pareto import hypervolume, knee, pareto_front
 from greenprune.sweep.search import SweepSearch
@@ -106,7 +106,7 @@ def check(experiment: Experiment) -> None:
 def refused_in_words_or_runs(read: Callable[[], Experiment]) -> None:
     try:
         experiment = read()
-    except ConfigError as problem:
+    except GreenpruneError as problem:
         said = str(problem)
     else:
         check(experiment)
