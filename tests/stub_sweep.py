@@ -19,7 +19,7 @@ from greenprune.stages import Request, perform_all
 from greenprune.storage import Storage
 from greenprune.store import Artifact
 from greenprune.sweep.run_folder import RunFolder
-from greenprune.sweep.search import SweepSearch
+from greenprune.sweep.search import SweepSearch, finite_metrics
 from greenprune.sweep.trial_driver import write_row
 
 
@@ -93,10 +93,12 @@ def run_stub_sweep(experiment: Experiment) -> list[TrialResult]:
         known = run.results()
         run.check_configuration(experiment, known)
         run.write("config.yaml", yaml.safe_dump(experiment.to_dict(), sort_keys=False))
-        search = SweepSearch(experiment, known=known)
+        journal = run.journal()
+        search = SweepSearch(experiment, known=known, journal=tuple(journal.events), record=journal.record)
         results = {result.trial_id: result for result in known}
-        while (config := search.suggest(f"ray-{len(search.taken)}")) != Searcher.FINISHED:
+        while (config := search.suggest("ray")) != Searcher.FINISHED:
             result = write_row(config, run.storage, run.name, Here())
+            search.on_trial_complete("ray", finite_metrics(result, experiment.sweep.objectives))
             results[result.trial_id] = result
             write_trials(run.path, results.values())
             run.storage.push(f"{run.name}/trials.csv")

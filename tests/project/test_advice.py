@@ -10,7 +10,7 @@ import pytest
 from paths import ROOT
 
 TREES = sorted((ROOT / "greenprune").rglob("*.py"))
-ALWAYS = r"\b(?:delete|erase|wipe|unlink|rm)\b"
+ALWAYS = r"\b(?:delete|erase|wipe|unlink|rm)\b(?! \{…\}$)"  # storage says so of what it was about to do itself
 KEPT = r"(?:files?|folders?|director\w+|runs?|results?|artifacts?|checkpoints?|caches?|stor\w+|state|_stages|tune/)"
 HARMFUL = re.compile(
     rf"{ALWAYS}|\b(?:remove|empty|clear|discard)\b(?: \S+){{0,3}} {KEPT}(?!\w)|\b(?:empty|clear) it\b", re.I
