@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from greenprune.assets import model_facts
 from greenprune.columns import COLUMNS, Column
 from greenprune.config import BenchmarkConfig, Shape, SweepConfig, TrialConfig, in_order, perplexity_name, points
-from greenprune.config.overrides import apply_overrides, flat, known_keys, split_override
+from greenprune.config.overrides import apply_overrides, flat, known_keys, parse_yaml, split_override
 from greenprune.config.refusals import validated
 from greenprune.errors import ConfigError, nearest
 
@@ -47,11 +46,12 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
 
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: an experiment file must exist, got no such file; check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as problem:
-        raise ConfigError(f"{path}: must be readable YAML; {problem}") from None
+    except (UnicodeDecodeError, OSError) as problem:
+        raise ConfigError(f"{path}: must be a readable text file, got {problem}; check it") from None
+    data = parse_yaml(text, f"{path}:")
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must be a mapping of sections, got {type(data).__name__}; see experiments/")
     return data
@@ -98,9 +98,10 @@ def _check_space(experiment: Experiment) -> None:
                 raise ConfigError(f"{where} is not a known key of a trial; {nearest(condition, known)}")
             if condition == key:
                 raise ConfigError(f"{where} makes {key} depend on itself; name another key")
-            possible = space[condition].grid() if condition in space else [fixed.get(condition)]
-            if possible is not None and not any(value in possible for value in values):
-                raise ConfigError(f"{where} never holds: {condition} is one of {possible}, got {values}; mend either")
+            may_be = space[condition].may_be if condition in space else [fixed.get(condition)].__contains__
+            if not any(map(may_be, values)):
+                is_ = space[condition].words() if condition in space else repr(fixed.get(condition))
+                raise ConfigError(f"{where} never holds: {condition} is {is_}, got {values}; mend either")
     in_order(space)
     corners = points(experiment.sweep, fixed, ends_only=experiment.sweep.search != "grid")
     for point in itertools.islice(corners, MAX_CHECKED_POINTS):

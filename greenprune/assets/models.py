@@ -40,12 +40,19 @@ def note_on(model_id: str) -> str | None:
 
 
 def is_local(model_id: str) -> bool:
-    return model_id.startswith((".", "/", "~")) or Path(model_id).is_dir()
+    try:
+        return model_id.startswith((".", "/", "~")) or Path(model_id).is_dir()
+    except OSError:  # longer than a path may be
+        return False
 
 
 def local_model(model_id: str) -> Path:
-    folder = Path(model_id).expanduser().resolve()
-    if not (folder / "config.json").is_file():
+    try:
+        folder = Path(model_id).expanduser().resolve()
+        is_model = (folder / "config.json").is_file()
+    except (OSError, ValueError, RuntimeError) as problem:  # nobody's home, a NUL, too long
+        raise AssetError(f"model.id must be the path of a folder, got {model_id!r} ({problem}); check it") from None
+    if not is_model:
         raise AssetError(f"a local model must be a folder with config.json, got {folder}; check model.id")
     return folder
 
@@ -59,18 +66,29 @@ def model_facts(config: ModelConfig, online: bool = False) -> dict[str, Any]:
     if asset:
         return asset.facts
     if is_local(config.id):
-        return _text_part(json.loads((local_model(config.id) / "config.json").read_text()))
+        return _read_facts(local_model(config.id) / "config.json")
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    path = try_to_load_from_cache(config.id, "config.json", revision=config.revision)
+    try:
+        path = try_to_load_from_cache(config.id, "config.json", revision=config.revision)
+    except HFValidationError as problem:
+        raise AssetError(
+            f"model.id must be a folder, pypi:<asset>, or a hub's owner/name, got {config.id[:100]!r}; {problem}"
+        ) from None
     if online and not isinstance(path, str):
         with _hub_errors(config):
             path = hf_hub_download(config.id, "config.json", revision=config.revision)
-    return _text_part(json.loads(Path(path).read_text())) if isinstance(path, str) else {}
+    return _read_facts(Path(path)) if isinstance(path, str) else {}
 
 
-def _text_part(facts: dict[str, Any]) -> dict[str, Any]:
-    return facts | facts.get("text_config", {})
+def _read_facts(path: Path) -> dict[str, Any]:
+    """A model's config.json, of several parts the text's."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return facts | facts.get("text_config", {})
+    except (ValueError, TypeError, AttributeError) as problem:
+        raise AssetError(f"{path} must be a model's config.json, got {problem}; check model.id") from None
 
 
 def materialize(config: ModelConfig) -> Path:

@@ -67,7 +67,9 @@ from greenprune.config.sweep import (
     SweepConfig,
     holds,
     in_order,
+    most_points,
     points,
+    random_point,
 )
 from greenprune.config.trial import (
     TrialConfig,
@@ -114,7 +116,9 @@ __all__ = [
     "holds",
     "in_order",
     "known_keys",
+    "most_points",
     "perplexity_name",
     "points",
+    "random_point",
     "split_text",
 ]

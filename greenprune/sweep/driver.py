@@ -2,7 +2,8 @@
 
 A trial's driver asks for nothing but a place on the head node (its locks live there, see store.py), so it
 holds no stage's resources while it waits for another's. Whatever ends a run, the same command goes on with it:
-results that are there stay, Tune's own state brings back the search, the store every finished stage.
+results that are there stay, the search's journal brings back its decisions, the store every finished stage.
+Tune's own state is never read: it's a pickle, it lags behind, and it holds the settings of before.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ def run_sweep(
         raise ConfigError("a sweep needs a sweep section, got none; add sweep.space, or use `greenprune trial`")
     if resume and fresh:
         raise ConfigError("--resume goes on with a run and --fresh starts anew, got both; leave one out")
+    if address and not ray.is_initialized():
+        start_ray(address)  # before anything that takes long
     experiment = _with_facts(experiment)
     assert experiment.sweep is not None, "it still has its sweep"
     storage = Storage(experiment.sweep.storage)
@@ -74,10 +77,10 @@ def run_sweep(
         known = [] if fresh else run.results()
         if not fresh:
             run.check_configuration(experiment, known)
-        if resume and not known and not _has_state(run):
+        if resume and not known and not run.exists():
             raise SweepError(f"--resume needs an interrupted run in {run.path}, got none; start it without --resume")
         if not ray.is_initialized():
-            start_ray(address)
+            start_ray(None)
         check_storage_is_shared(storage)
         if fresh and run.exists():
             log.info("the old run is now %s", run.keep_aside())
@@ -115,38 +118,17 @@ def _fit(experiment: Experiment, run: RunFolder, known: list[TrialResult], quiet
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its new output can't be silenced; Live takes its place
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are shown by Live, once
-    search = SweepSearch(experiment, busy=functools.partial(node_is_taken, run.storage.uri), known=known)
+    journal = run.journal()
+    busy = functools.partial(node_is_taken, run.storage.uri)
+    search = SweepSearch(experiment, busy, known, tuple(journal.events), journal.record)
     live = Live(run, experiment, known, total=search.total, concurrent=concurrent, quiet=quiet)
-    tuner = _former_tuner(run, trainable) or _new_tuner(run, trainable, search, concurrent)
+    tuner = _tuner(run, trainable, search, concurrent)
     with live:
         tuner.fit()
     return not live.finished()
 
 
-def _tune_uri(run: RunFolder) -> str:
-    return f"{run.storage.uri}/{run.name}/tune"
-
-
-def _has_state(run: RunFolder) -> bool:
-    return tune.Tuner.can_restore(_tune_uri(run))
-
-
-def _former_tuner(run: RunFolder, trainable: Any) -> tune.Tuner | None:
-    """Tune as it was when it ended: failed trials start again, finished ones don't.
-
-    None where there is no state. One that can't be read (it's a pickle, perhaps of another version) is kept aside.
-    """
-    if not _has_state(run):
-        return None
-    try:
-        return tune.Tuner.restore(_tune_uri(run), trainable, restart_errored=True, resume_unfinished=True)
-    except Exception as problem:
-        aside = run.keep_aside("tune")
-        log.warning("Ray Tune's state can't be read (%s): going on from the results; it is now %s", problem, aside)
-        return None
-
-
-def _new_tuner(run: RunFolder, trainable: Any, search: SweepSearch, concurrent: int) -> tune.Tuner:
+def _tuner(run: RunFolder, trainable: Any, search: SweepSearch, concurrent: int) -> tune.Tuner:
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
