@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from greenprune.errors import ConfigError, SweepError
 from greenprune.experiment import Experiment, parse_experiment, read_yaml
@@ -41,6 +42,15 @@ class RunFolder:
         """Every trial's result so far, wherever it is: a new head's mirror of an object store is empty."""
         self.storage.pull(f"{self.name}/trials")
         return read_results(self.path)
+
+    def configuration(self) -> dict[str, Any] | None:
+        """What its config.yaml holds; None where there is none that can be read."""
+        if not self.storage.pull(f"{self.name}/config.yaml"):
+            return None
+        try:
+            return read_yaml(self.path / "config.yaml")
+        except ConfigError:  # check_configuration says so
+            return None
 
     def check_configuration(self, experiment: Experiment, results: list[TrialResult]) -> None:
         """Refuse to mix two configurations in one run. Raises SweepError; changes nothing."""
