@@ -42,8 +42,8 @@ class Request:
     lists them; options: parameters that don't change the artifact; exclusive: what it wants to itself
     (energy/exclusive.py); any_versions: an artifact that other versions of libraries made will do as well.
 
-    libraries, texts: the versions that decide its numbers, and what stands for each text file (config/dependencies.py), both
-    as they are where the request is made: on the head, whatever node the stage runs on.
+    libraries, texts: the versions that decide its numbers, and what stands for each text file (config/dependencies.py),
+    both as they are where the request is made: on the head, whatever node the stage runs on.
     """
 
     stage: str

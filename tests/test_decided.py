@@ -8,7 +8,7 @@ import pytest
 from hub_double import hub_here
 
 from greenprune.assets import fingerprint, hub_commit
-from greenprune.benchmark.tasks import WAITS_S, resolve_data
+from greenprune.benchmark.tasks import HUB_WAITS_S, resolve_data
 from greenprune.benchmark.texts import source_here
 from greenprune.config import ModelConfig, perplexity_name, split_text
 from greenprune.data import hub_text
@@ -147,7 +147,7 @@ def test_the_hub_is_asked_three_times_before_stand_ins_are_taken(monkeypatch, ca
     waited: list[float] = []
     answers = iter([False, False, True])
     assert resolve_data("auto", lambda: next(answers), waited.append) == "hub"
-    assert waited == list(WAITS_S) == sorted(WAITS_S)
+    assert waited == list(HUB_WAITS_S) == sorted(HUB_WAITS_S)
     with caplog.at_level(logging.WARNING, logger="greenprune"):
         assert resolve_data("auto", lambda: False, waited.append) == "assets"
     assert "benchmark.data auto is assets from now on (the hub did not answer, asked 3 times)" in caplog.text

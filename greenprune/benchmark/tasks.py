@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("greenprune")
 Data = Literal["hub", "assets"]
 HUB_PATIENCE_S = 3.0
-WAITS_S = (1.0, 4.0)  # between one request to the hub and the next
+HUB_WAITS_S = (1.0, 4.0)  # between one request to the hub and the next
 LABELS = "ABCDEFGHIJ"
 RowReader = Callable[[Path], Iterable[Mapping[str, Any]]]
 
@@ -191,7 +191,7 @@ def resolve_data(
     elif _any_time(ask, wait):
         return "hub"
     else:
-        reason = f"the hub did not answer, asked {1 + len(WAITS_S)} times"
+        reason = f"the hub did not answer, asked {1 + len(HUB_WAITS_S)} times"
     log.warning(
         "benchmark.data auto is assets from now on (%s): tasks and texts are the stand-ins that pinned wheels hold, so "
         "compare these trials with each other only, or set benchmark.data: hub",
@@ -201,7 +201,7 @@ def resolve_data(
 
 
 def _any_time(ask: Callable[[], bool], wait: Callable[[float], None]) -> bool:
-    for seconds in (*WAITS_S, None):
+    for seconds in (*HUB_WAITS_S, None):
         if ask():
             return True
         if seconds is not None:
