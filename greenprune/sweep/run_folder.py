@@ -47,6 +47,15 @@ class RunFolder:
         self.storage.pull(f"{self.name}/trials")
         return read_results(self.path)
 
+    def configuration(self) -> dict[str, Any] | None:
+        """What its config.yaml holds; None where there is none that can be read."""
+        if not self.storage.pull(f"{self.name}/config.yaml"):
+            return None
+        try:
+            return read_yaml(self.path / "config.yaml")
+        except ConfigError:  # check_configuration says so
+            return None
+
     def check_configuration(self, experiment: Experiment, results: list[TrialResult]) -> None:
         """Refuse to mix two configurations in one run. Raises SweepError; changes nothing."""
         path = self.path / "config.yaml"
