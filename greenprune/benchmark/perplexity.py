@@ -1,4 +1,4 @@
-"""Token perplexity as the pruning papers take it: equal segments of a text, each on its own, no BOS.
+"""Token perplexity as the pruning papers take it: equal segments of a text, each on its own.
 
     ppl = perplexity(model, segments)          # LongTensor [num_segments, seq_len]
 
@@ -21,8 +21,9 @@ def perplexity(model: PreTrainedModel, segments: torch.Tensor, batch_size: int =
     """exp of the mean next-token cross-entropy over all segments.
 
     segments: LongTensor [num_segments, seq_len], each predicted on its own, so seq_len − 1 targets each; no
-    padding. batch_size: segments a forward. The loss is taken in fp32 whatever the model's dtype. Wanda and
-    SparseGPT take seq_len = 2048 or the model's maximum, LLM-Pruner and FLAP 128.
+    padding. The first one, which may be BOS, is never a target. batch_size: segments a forward. The loss is taken in
+    fp32 whatever the model's dtype. Wanda and SparseGPT take seq_len = 2048 or the model's maximum, LLM-Pruner and
+    FLAP 128.
 
     Raises ConfigError for segments of another shape, ModelError for segments beyond learned positions.
     """

@@ -32,7 +32,7 @@ def measure_perplexities(
         engine.check_length(length, f"benchmark.perplexity {text}")
         source = source_here(source, config.data)
         texts = documents(source, held_out=True)
-        segments = token_blocks(texts, tokenizer, length, config.perplexity_segments, keep_blank=True)
+        segments = token_blocks(texts, tokenizer, length, config.perplexity_segments, keep_blank=True, bos=config.bos)
         key = perplexity_name(text)
         results[key] = engine.perplexity(segments)
         log.info("perplexity: %s %.3f (%d segments of %s)", key, results[key], len(segments), source)

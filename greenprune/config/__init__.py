@@ -32,6 +32,7 @@ from greenprune.config.methods import (
     SequencePruning,
 )
 from greenprune.config.model import (
+    Bos,
     CalibrationConfig,
     ModelConfig,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "STAGES",
     "TEXT_SUFFIXES",
     "BenchmarkConfig",
+    "Bos",
     "CalibrationConfig",
     "DepthPruning",
     "Dimension",

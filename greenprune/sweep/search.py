@@ -15,6 +15,7 @@ from ray import cloudpickle
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from greenprune.bos import decided
 from greenprune.comparability import CommonFront
 from greenprune.config import Dimension, SweepConfig, TrialConfig, flat, holds, in_order, points
 from greenprune.errors import ConfigError
@@ -82,7 +83,7 @@ def trial_configs_of_grid(experiment: Experiment) -> Iterator[TrialConfig]:
     assert experiment.sweep is not None, "only a sweep has a grid"
     seen: set[str] = set()
     for point in points(experiment.sweep, fixed_values(experiment)):
-        config = experiment.trial(point)
+        config = decided(experiment.trial(point))
         if config.trial_id() not in seen:
             seen.add(config.trial_id())
             yield config
@@ -110,7 +111,7 @@ class SweepSearch(Searcher):
         assert experiment.sweep is not None, "a search needs a sweep"
         self.busy = busy
         self.experiment, self.sweep = experiment, experiment.sweep
-        self.dense = experiment.trial().dense()
+        self.dense = decided(experiment.trial()).dense()
         grid = trial_configs_of_grid(experiment) if self.sweep.search == "grid" else ()
         self.grid = [config for config in grid if config != self.dense]
         self.total = 1 + (self.sweep.num_trials or len(self.grid))  # at most; the dense model is one of them
@@ -171,7 +172,7 @@ class SweepSearch(Searcher):
             inner_id = f"{trial_id}-{attempt}"
             point = self.inner.suggest(inner_id)
             try:
-                config = self.experiment.trial(point)
+                config = decided(self.experiment.trial(point))
             except ConfigError:
                 self.inner.on_trial_complete(inner_id, error=True)  # a combination that the trial refuses
                 continue
