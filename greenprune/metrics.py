@@ -105,6 +105,7 @@ def _of_healing(history: Mapping[str, Any]) -> dict[str, Any]:
 def _of_tasks(scores: Mapping[str, Any], with_energy: bool) -> dict[str, Any]:
     """Scores, and, where they were read on the workload's machine (`with_energy`), the tasks' joules."""
     metrics: dict[str, Any] = {"accuracy": scores["accuracy"], **scores["perplexity"]}
+    metrics["perplexity_note"] = scores.get("perplexity_note")
     for task, result in scores["tasks"].items():
         joules = result["joules"] if with_energy else None
         metrics |= {f"{task}_{name}": value for name, value in result["metrics"].items() if name in ROUGE}

@@ -116,7 +116,7 @@ class Recorder:
 
 
 def keys_of(prune: dict, heal: dict) -> tuple[str, dict[str, str]]:
-    """A trial's id, and the keys of its artifacts; as `resolved` gives it for a tokenizer that starts no text with BOS."""
+    """A trial's id, and the keys of its artifacts; resolved for a tokenizer that starts no text with BOS."""
     benchmark = {"tasks": ["piqa"], "data": "assets", "bos": "none"}
     heal = heal if heal["method"] == "none" else heal | {"bos": "none"}
     data = {

@@ -8,6 +8,7 @@ texts.py takes it on the texts that a configuration names.
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from transformers import PreTrainedModel
@@ -15,6 +16,8 @@ from transformers import PreTrainedModel
 from greenprune.benchmark.positions import check_length
 from greenprune.errors import ConfigError
 from greenprune.models.loss import mean_loss
+
+LARGEST_LOSS = math.log(sys.float_info.max)
 
 
 def perplexity(model: PreTrainedModel, segments: torch.Tensor, batch_size: int = 1) -> float:
@@ -25,6 +28,7 @@ def perplexity(model: PreTrainedModel, segments: torch.Tensor, batch_size: int =
     fp32 whatever the model's dtype. Wanda and SparseGPT take seq_len = 2048 or the model's maximum, LLM-Pruner and
     FLAP 128.
 
+    A loss that is NaN, infinite, or beyond what a float can be the exponential of, gives inf.
     Raises ConfigError for segments of another shape, ModelError for segments beyond learned positions.
     """
     if segments.ndim != 2 or segments.shape[0] < 1 or segments.shape[1] < 2:
@@ -33,4 +37,5 @@ def perplexity(model: PreTrainedModel, segments: torch.Tensor, batch_size: int =
             f"{list(segments.shape)}; cut the text with greenprune.data.token_blocks"
         )
     check_length(model, segments.shape[1], "a perplexity segment")
-    return math.exp(mean_loss(model, segments, batch_size))
+    loss = mean_loss(model, segments, batch_size)
+    return math.exp(loss) if loss < LARGEST_LOSS else math.inf

@@ -31,19 +31,19 @@ def healing_blocks(config: LoraHealing, tokenizer: Any) -> tuple[torch.LongTenso
     Raises AssetError when the text is too short for the validation blocks and one training block.
     """
     validation = token_blocks(
-        _texts(config, "validation"), tokenizer, config.seq_len, config.validation_samples, bos=config.bos
+        _texts(config, "validation", tokenizer), tokenizer, config.seq_len, config.validation_samples, bos=config.bos
     )
     wanted = config.steps * config.gradient_accumulation * config.batch_size
-    texts = shuffled(_texts(config, "train"), config.seed)
+    texts = shuffled(_texts(config, "train", tokenizer), config.seed)
     train = _training_blocks(texts, tokenizer, config.seq_len, wanted, config.bos)
     if len(train) < wanted:
         log.info("heal: the text gives %d blocks, each is seen %.1f times", len(train), wanted / len(train))
     return train, validation
 
 
-def _texts(config: LoraHealing, part: str) -> Iterator[str]:
+def _texts(config: LoraHealing, part: str, tokenizer: Any) -> Iterator[str]:
     """One side's documents, in an order that doesn't depend on the seed."""
-    texts: Iterable[str] = documents(config.dataset)
+    texts: Iterable[str] = documents(config.dataset, tokenizer=tokenizer)
     if config.dataset.endswith(".txt"):
         texts = (section for text in texts for section in _sections(text))
     return split_documents(shuffled(texts, seed=0), part)
