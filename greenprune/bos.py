@@ -78,13 +78,12 @@ def decided(config: TrialConfig) -> TrialConfig:
     places: dict[str, Any] = {}
     for name in type(config).model_fields:
         section = getattr(config, name)
-        bos = getattr(section, "bos", "none")
+        bos: Bos = getattr(section, "bos", "none")
         if bos == "auto" and name == "benchmark" and not section.perplexity:
-            bos = "none"
+            places[name] = section.model_copy(update={"bos": "none"})
         elif bos != "none":
-            bos = marking(bos, _tokenizer(config.model), f"{name}.bos").place
-        if bos != getattr(section, "bos", "none"):
-            places[name] = section.model_copy(update={"bos": bos})
+            place = marking(bos, _tokenizer(config.model), f"{name}.bos").place
+            places[name] = section.model_copy(update={"bos": place})
     return config.model_copy(update=places)
 
 

@@ -34,8 +34,8 @@ CHARACTERS_A_TOKEN = 3  # first guess of how much text a block needs; more is re
 class HubText:
     """A text data set on the hub; `held_out` is the split that is never trained or calibrated on.
 
-    template: its entry of TEMPLATES; None for that of its columns. measured: how many documents of that split perplexity
-    is taken on; None for all.
+    template: its entry of TEMPLATES; None for that of its columns. measured: how many documents of that split
+    perplexity is taken on; None for all.
     """
 
     path: str

@@ -183,7 +183,7 @@ def prune_stage(
 
     model = load_checkpoint(checkpoint, dtype, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(checkpoint)
-    tokens, text = None, CalibrationConfig(**CalibrationConfig.LATER | (calibration or {}))
+    tokens, text = None, CalibrationConfig(**{**CalibrationConfig.LATER, **(calibration or {})})
     if calibration:
         tokens = calibration_tokens(text.dataset, tokenizer, text.num_samples, text.seq_len, text.seed, text.bos)
     gathered = Statistics.load(statistics) if statistics else None
