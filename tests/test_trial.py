@@ -20,7 +20,7 @@ from greenprune.metrics import _emissions_of_tasks, _of_tasks
 from greenprune.results import read_results
 from greenprune.storage import Storage
 from greenprune.store import Store
-from greenprune.trial import run_trial, write_trial
+from greenprune.trial import resolved, run_trial, write_trial
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_trial_folder_reproduces_its_row(trial, tmp_path):
     result = run_trial(trial, tmp_path / "runs")
     folder = write_trial(tmp_path / "runs" / "x", result, Storage(tmp_path / "runs"))
     again = parse_experiment(yaml.safe_load((folder / "config.yaml").read_text())).trial()
-    assert again == trial
+    assert again == resolved(trial)
     assert read_results(tmp_path / "runs" / "x")[0].metrics == result.metrics
     with (folder / "emissions.csv").open() as stream:
         rows = list(csv.DictReader(stream))

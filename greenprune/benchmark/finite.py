@@ -11,7 +11,7 @@ from transformers import LogitsProcessor
 
 from greenprune.errors import ModelError
 
-REMEDY = "use model.dtype bfloat16 or float32, or prune less"
+_REMEDY = "use model.dtype bfloat16 or float32, or prune less"
 
 
 def check_finite(requests: Sequence[Instance], log_likelihoods: Iterable[float]) -> None:
@@ -19,7 +19,7 @@ def check_finite(requests: Sequence[Instance], log_likelihoods: Iterable[float])
     for request, value in zip(requests, log_likelihoods, strict=True):
         if not math.isfinite(value):
             task = request.task_name or "a task"
-            raise ModelError(f"{task}: logits must be finite to be scored, got a log-likelihood of {value}; {REMEDY}")
+            raise ModelError(f"{task}: logits must be finite to be scored, got a log-likelihood of {value}; {_REMEDY}")
 
 
 class FiniteLogits(LogitsProcessor):
@@ -33,5 +33,5 @@ class FiniteLogits(LogitsProcessor):
         best = scores.max(dim=-1).values
         if not best.isfinite().all():
             got = best[~best.isfinite()][0].item()
-            raise ModelError(f"{self.task}: logits must be finite to be generated from, got {got}; {REMEDY}")
+            raise ModelError(f"{self.task}: logits must be finite to be generated from, got {got}; {_REMEDY}")
         return scores

@@ -40,7 +40,7 @@ def accuracy_stage(
     from greenprune.benchmark.accuracy import measure_accuracy
     from greenprune.benchmark.answers import write_answers
     from greenprune.benchmark.engines import load_engine
-    from greenprune.benchmark.texts import measure_perplexities, note_on_perplexities
+    from greenprune.benchmark.texts import measure_perplexities
     from greenprune.energy import meter_if_possible, notes_of, worst_grade
     from greenprune.models import load_tokenizer
 
@@ -49,11 +49,9 @@ def accuracy_stage(
     measured = measure_accuracy(engine, tokenizer, config, meter_if_possible(engine.device))
     for task, rows in measured.answers.items():
         write_answers(out / "answers", task, rows)
-    perplexities = measure_perplexities(engine, tokenizer, config)
     result = {
         **measured.to_json(),
-        "perplexity": perplexities,
-        "perplexity_note": note_on_perplexities(perplexities),
+        "perplexity": measure_perplexities(engine, tokenizer, config),
         "parameters": engine.parameters,
         "checkpoint_bytes": bytes_of_weights(checkpoint),
         "layers": engine.layers,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -41,12 +40,6 @@ def measure_perplexities(
             log.warning("perplexity: %s is infinite: the model's logits on this text hold NaN or infinity", key)
         log.info("perplexity: %s %.3f (%d segments of %s)", key, results[key], len(segments), source)
     return results
-
-
-def note_on_perplexities(perplexities: Mapping[str, float]) -> str | None:
-    """Which of them aren't finite; None where all are."""
-    lost = [name for name, value in perplexities.items() if not math.isfinite(value)]
-    return f"{', '.join(lost)}: logits that aren't finite" if lost else None
 
 
 def source_here(source: str, data: Data | Literal["auto"]) -> str:
