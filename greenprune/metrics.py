@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-<<<<<<< HEAD
-from collections.abc import Iterable, Mapping, Sequence
-=======
 import math
-from collections.abc import Mapping, Sequence
->>>>>>> f0e029e (The second real model's tests: it needs BOS; what isn't finite is derived for the table, artifacts' files stay as they were)
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from greenprune.benchmark.own_tasks.rouge import ROUGE_METRICS as ROUGE

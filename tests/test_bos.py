@@ -129,6 +129,17 @@ def test_each_setting_has_artifacts_of_its_own(marking_experiment, tmp_path):
     assert keys(**none | {"calibration": "each"})[0] != first[0]
 
 
+def test_a_sweep_names_its_trials_as_they_will_be(marking_experiment):
+    from greenprune.sweep.search import SweepSearch
+
+    search = SweepSearch(parse_experiment(marking_experiment))
+    for ray_id in "abc":
+        suggested = search.suggest(ray_id)
+        trial = TrialConfig.model_validate(suggested["trial"])
+        assert suggested["trial_id"] == resolved(trial).trial_id()
+        assert trial.calibration.bos == "each"
+
+
 def test_layer_by_layer_methods_read_marked_text(marking_experiment, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr("greenprune.prune.prune", lambda model, config, tokens, *_, **__: seen.append(tokens) or stop())

@@ -32,7 +32,6 @@ def accuracy_stage(
     """Write out/accuracy.json, out/answers/ and out/emissions.csv for the model in `checkpoint`.
 
     accuracy.json: accuracy, tasks and data (see accuracy.AccuracyResult), perplexity {"<text>_ppl@<length>": …}
-    accuracy.json: accuracy, tasks and data (see accuracy.AccuracyResult), perplexity {"<text>_ppl@<length>": …}
     (Infinity where it isn't finite), parameters (tied ones once), checkpoint_bytes, layers, energy_wh_tasks,
     energy_kind, energy_note, machine, machine_class, machine_facts, hostname, readings. Metering can't fail this stage:
     where it isn't possible joules are None. Raises ModelError where a task's logits aren't finite.

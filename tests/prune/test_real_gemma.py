@@ -50,15 +50,10 @@ def test_flap_calibrated_with_bos_is_another_model(tokenizer):
     assert found["none"] > 4 * found["each"]
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        {"method": "angular", "block_size": 4},
-        {"method": "llm_pruner", "ratio": 0.2},
-        {"method": "minitron_width", "ratio": 0.2},
-        {"method": "wanda", "ratio": 0.2},
-    ],
-    ids=lambda method: method["method"],
-)
-def test_a_family_at_20_percent(tokenizer, method):
-    assert 25 < pruned_perplexity(tokenizer, method, "each") < HARM[method["method"]]
+def test_removing_a_fifth_of_the_layers_does_not_fit_it(tokenizer):
+    """Angular distance takes the last four of its 18 layers, which leaves no language model without healing.
+
+    BOS changes nothing of that choice.
+    """
+    found = {bos: pruned_perplexity(tokenizer, {"method": "angular", "block_size": 4}, bos) for bos in ("each", "none")}
+    assert found["each"] == found["none"] > 1000
