@@ -114,6 +114,7 @@ COLUMNS: dict[str, Column] = {
         "exp of the mean loss per token on a text, in segments of `<length>` tokens", "perplexity",
         title="<text> ppl@<length>", better="min", inverse=True, needs="benchmark.perplexity",
     ),
+    "perplexity_note": _label("which perplexities are infinite, and why", needs="benchmark.perplexity"),
     # ------------------------------------------------------------------------------------------------ speed
     "prefill_latency_s": _speed(
         "one prefill of the workload's batch", "s", phrase="latency of one prefill", better="min"

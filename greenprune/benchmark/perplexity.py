@@ -1,4 +1,4 @@
-"""Token perplexity as the pruning papers take it: equal segments of a text, each on its own, no BOS.
+"""Token perplexity as the pruning papers take it: equal segments of a text, each on its own.
 
     ppl = perplexity(model, segments)          # LongTensor [num_segments, seq_len]
 
@@ -8,6 +8,7 @@ texts.py takes it on the texts that a configuration names.
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from transformers import PreTrainedModel
@@ -16,14 +17,18 @@ from greenprune.benchmark.positions import check_length
 from greenprune.errors import ConfigError
 from greenprune.models.loss import mean_loss
 
+LARGEST_LOSS = math.log(sys.float_info.max)
+
 
 def perplexity(model: PreTrainedModel, segments: torch.Tensor, batch_size: int = 1) -> float:
     """exp of the mean next-token cross-entropy over all segments.
 
     segments: LongTensor [num_segments, seq_len], each predicted on its own, so seq_len − 1 targets each; no
-    padding. batch_size: segments a forward. The loss is taken in fp32 whatever the model's dtype. Wanda and
-    SparseGPT take seq_len = 2048 or the model's maximum, LLM-Pruner and FLAP 128.
+    padding. The first one, which may be BOS, is never a target. batch_size: segments a forward. The loss is taken in
+    fp32 whatever the model's dtype. Wanda and SparseGPT take seq_len = 2048 or the model's maximum, LLM-Pruner and
+    FLAP 128.
 
+    A loss that is NaN, infinite, or beyond what a float can be the exponential of, gives inf.
     Raises ConfigError for segments of another shape, ModelError for segments beyond learned positions.
     """
     if segments.ndim != 2 or segments.shape[0] < 1 or segments.shape[1] < 2:
@@ -32,4 +37,5 @@ def perplexity(model: PreTrainedModel, segments: torch.Tensor, batch_size: int =
             f"{list(segments.shape)}; cut the text with greenprune.data.token_blocks"
         )
     check_length(model, segments.shape[1], "a perplexity segment")
-    return math.exp(mean_loss(model, segments, batch_size))
+    loss = mean_loss(model, segments, batch_size)
+    return math.exp(loss) if loss < LARGEST_LOSS else math.inf

@@ -33,8 +33,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils_hf import clear_torch_cache
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from transformers import PreTrainedModel
+from transformers import LogitsProcessorList, PreTrainedModel
 
+from greenprune.benchmark.finite import FiniteLogits, check_finite
 from greenprune.benchmark.prefix_tree import (
     Tree,
     TreeBatch,
@@ -91,7 +92,9 @@ class SharedPrefixLM(HFLM):
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
         """(log-likelihood of the continuation, whether it is the greedy one) for each (context, continuation)."""
         self._tokenise(string for request in requests for string in _strings(*request.args))
-        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        answers = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        check_finite(requests, (value for value, _ in answers))
+        return answers
 
     def _tokenise(self, strings: Iterator[str]) -> None:
         """Encode in one call what HFLM would encode string by string; strings with a BOS are left to it."""
@@ -109,8 +112,12 @@ class SharedPrefixLM(HFLM):
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of each whole text, in windows of max_length that don't overlap."""
-        if not self.shares:
-            return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        rolling = self._rolling if self.shares else super().loglikelihood_rolling
+        totals = rolling(requests, disable_tqdm=disable_tqdm)
+        check_finite(requests, totals)
+        return totals
+
+    def _rolling(self, requests: list[Instance], disable_tqdm: bool) -> list[float]:
         windows: list[TokenRequest] = []
         ends = [0]
         for request in requests:
@@ -127,6 +134,14 @@ class SharedPrefixLM(HFLM):
         for request, total in zip(requests, totals, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return totals
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """HFLM's greedy or sampled texts."""
+        self._finite = LogitsProcessorList([FiniteLogits(requests[0].task_name)])
+        return super().generate_until(requests, disable_tqdm=disable_tqdm)
+
+    def _model_generate(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return super()._model_generate(*args, logits_processor=self._finite, **kwargs)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, override_bs: int | None = None

@@ -31,10 +31,10 @@ def accuracy_stage(
 ) -> None:
     """Write out/accuracy.json, out/answers/ and out/emissions.csv for the model in `checkpoint`.
 
-    accuracy.json: accuracy, tasks and data (see accuracy.AccuracyResult), perplexity {"<text>_ppl@<length>": …},
-    parameters (tied ones once), checkpoint_bytes, layers, energy_wh_tasks, energy_kind, energy_note, machine,
-    machine_class, machine_facts, hostname, readings. Metering can't fail this stage: where it isn't possible joules are
-    None.
+    accuracy.json: accuracy, tasks and data (see accuracy.AccuracyResult), perplexity {"<text>_ppl@<length>": …}
+    (Infinity where it isn't finite), parameters (tied ones once), checkpoint_bytes, layers, energy_wh_tasks,
+    energy_kind, energy_note, machine, machine_class, machine_facts, hostname, readings. Metering can't fail this stage:
+    where it isn't possible joules are None. Raises ModelError where a task's logits aren't finite.
     """
     from greenprune.benchmark.accuracy import measure_accuracy
     from greenprune.benchmark.answers import write_answers
@@ -58,7 +58,7 @@ def accuracy_stage(
         "energy_kind": worst_grade(measured.readings),
         "energy_note": notes_of(measured.readings),
     }
-    _write(out, "accuracy.json", result, measured.readings)
+    _write(out, "accuracy.json", result, measured.readings, allow_nan=True)
 
 
 def energy_stage(
@@ -119,13 +119,15 @@ def _watt_hours(readings: Sequence[Reading]) -> float | None:
     return sum(known) / JOULES_PER_WH if known and len(known) == len(joules) else None
 
 
-def _write(out: Path, name: str, result: Mapping[str, Any], readings: Sequence[Reading]) -> None:
+def _write(
+    out: Path, name: str, result: Mapping[str, Any], readings: Sequence[Reading], allow_nan: bool = False
+) -> None:
     from greenprune.energy import machine_identity, write_emissions
 
     machine, facts = machine_identity()
     named = {name: facts[name] for name in ("machine_class", "hostname")}
     provenance = {"machine": machine, **named, "machine_facts": facts}
     listed = [reading.to_dict() for reading in readings]
-    text = json.dumps({**result, **provenance, "readings": listed}, indent=1, allow_nan=False)
+    text = json.dumps({**result, **provenance, "readings": listed}, indent=1, allow_nan=allow_nan)
     write_atomically(out / name, text)
     write_emissions(out / "emissions.csv", readings)

@@ -6,6 +6,7 @@ The length belongs to the number (a longer context predicts better), so it stand
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -31,10 +32,12 @@ def measure_perplexities(
         _, source, length = split_text(text)
         engine.check_length(length, f"benchmark.perplexity {text}")
         source = source_here(source, config.data)
-        texts = documents(source, held_out=True)
-        segments = token_blocks(texts, tokenizer, length, config.perplexity_segments, keep_blank=True)
+        texts = documents(source, held_out=True, tokenizer=tokenizer)
+        segments = token_blocks(texts, tokenizer, length, config.perplexity_segments, keep_blank=True, bos=config.bos)
         key = perplexity_name(text)
         results[key] = engine.perplexity(segments)
+        if not math.isfinite(results[key]):
+            log.warning("perplexity: %s is infinite: the model's logits on this text hold NaN or infinity", key)
         log.info("perplexity: %s %.3f (%d segments of %s)", key, results[key], len(segments), source)
     return results
 

@@ -198,7 +198,7 @@ def collect_stage(
 
     started = time.perf_counter()
     tokens = calibration_tokens(
-        config.dataset, load_tokenizer(checkpoint), config.num_samples, config.seq_len, config.seed
+        config.dataset, load_tokenizer(checkpoint), config.num_samples, config.seq_len, config.seed, config.bos
     )
     if config.num_workers > 1:
         from greenprune.collect.zero3 import collect_sharded

@@ -37,6 +37,7 @@ from greenprune.config.methods import (
     SequencePruning,
 )
 from greenprune.config.model import (
+    Bos,
     CalibrationConfig,
     ModelConfig,
 )
@@ -101,6 +102,7 @@ __all__ = [
     "TEXTS_AT",
     "TEXT_SUFFIXES",
     "BenchmarkConfig",
+    "Bos",
     "CalibrationConfig",
     "DepthPruning",
     "Dimension",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from greenprune.config.model import Bos
 from greenprune.config.section import Int, Section
 from greenprune.config.texts import is_commit, is_whole_text, split_label, split_revision
 
@@ -44,6 +46,8 @@ class EnergyConfig(Section):
 
 
 class BenchmarkConfig(Section):
+    LATER: ClassVar[Mapping[str, Any]] = {"bos": "none"}
+
     tasks: list[str] = Field(default_factory=list, description="lm-eval task names")
     data: Literal["auto", "hub", "assets"] = Field(
         "auto", description="where task data comes from; auto takes the hub where it answers, else assets"
@@ -57,6 +61,9 @@ class BenchmarkConfig(Section):
         default_factory=list, description="texts, as text, text@length or name=text@length; ptb=FILE for PTB"
     )
     perplexity_segments: Int | None = Field(None, ge=1, description="first segments only; null takes all")
+    bos: Bos = Field(
+        "auto", description="BOS before each of perplexity's segments, the first, or none; tasks as lm-eval"
+    )
     energy: EnergyConfig | None = EnergyConfig()
 
     def reads_hub(self) -> bool:

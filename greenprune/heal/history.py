@@ -33,7 +33,8 @@ class History:
     """One healing. Losses are means in nats a token.
 
     loss_start and loss_end: validation loss of the model as it trains (with a 4-bit base under nf4), before the first
-    step and after the last. loss_merged: validation loss of the merged model. train_loss: mean over all steps.
+    step and after the last. loss_merged: validation loss of the merged model, in the dtype it is
+    saved in. train_loss: mean over all steps.
     tokens: trained on, repeated ones too. seconds: of training and validation; a resumed run counts what it kept of
     former attempts. peak_memory_bytes: of the GPU in training; None without one.
     """

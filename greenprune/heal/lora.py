@@ -29,7 +29,7 @@ from greenprune.config import LoraHealing
 from greenprune.errors import HealingDiverged
 from greenprune.heal.history import History, history_of
 from greenprune.heal.merge import merged
-from greenprune.heal.progress import DivergenceStop, TrainingProgress
+from greenprune.heal.progress import DivergenceStop, TrainingProgress, finite_loss
 from greenprune.heal.quantised import load_nf4
 from greenprune.heal.quiet import quiet_training
 from greenprune.heal.resume import last_whole_checkpoint
@@ -82,15 +82,15 @@ def heal_with_lora(
         adapted = _with_adapters(_full_precision(checkpoint, dtype, trust_remote_code), config)
         set_peft_model_state_dict(adapted, adapter)
     healed = merged(adapted).eval()
+    if dtype in DTYPES:
+        healed = healed.to(DTYPES[dtype])
     history = history_of(
         trained,
-        loss_merged=mean_loss(healed, validation, config.batch_size),
+        loss_merged=finite_loss(mean_loss(healed, validation, config.batch_size), dtype),
         tokens=config.steps * config.gradient_accumulation * config.batch_size * train.shape[1],
         trainable_parameters=trainable,
         peak_memory_bytes=peak,
     )
-    if dtype in DTYPES:
-        healed = healed.to(DTYPES[dtype])
     return healed, history
 
 

@@ -42,6 +42,16 @@ class DivergenceStop(TrainerCallback):
             )
 
 
+def finite_loss(loss: float, dtype: str) -> float:
+    """The merged model's loss. Raises HealingDiverged where casting to `dtype` left it none."""
+    if not math.isfinite(loss):
+        raise HealingDiverged(
+            f"heal: the merged model must have a finite loss in model.dtype {dtype}, got {loss}; use bfloat16 or "
+            "float32"
+        )
+    return loss
+
+
 class TrainingProgress(TrainerCallback):
     """Says now and then how far training is, and stamps each entry of the Trainer's log with the seconds so far.
 

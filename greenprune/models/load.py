@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from greenprune.assets import materialize
 from greenprune.config import ModelConfig, absolute_model
+from greenprune.errors import AssetError
 from greenprune.models.architectures import ARCHITECTURES
 from greenprune.models.modeling_pruned import pruned_class
 
@@ -35,11 +39,28 @@ def load_model(
 def load_checkpoint(
     folder: Path, dtype: str = "auto", device: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """The model in `folder`, in evaluation mode, on `device` (default: the GPU if there is one)."""
-    model = model_class(folder).from_pretrained(
-        folder, dtype=DTYPES.get(dtype, "auto"), trust_remote_code=trust_remote_code
-    )
+    """The model in `folder`, in evaluation mode, on `device` (default: the GPU if there is one).
+
+    Of pickled weights (.bin) only tensors are read. Raises AssetError where a file holds anything else.
+    """
+    with only_tensors(folder):
+        model = model_class(folder).from_pretrained(
+            folder, dtype=DTYPES.get(dtype, "auto"), trust_remote_code=trust_remote_code, weights_only=True
+        )
     return model.to(device or default_device()).eval()
+
+
+@contextmanager
+def only_tensors(folder: Path) -> Iterator[None]:
+    """Says what is wrong with a pickle that wants to run code."""
+    try:
+        yield
+    except pickle.UnpicklingError as problem:
+        reason = str(problem).splitlines()[0]
+        raise AssetError(
+            f"weights must be tensors alone, got a .bin file in {folder} that holds something else ({reason}); "
+            "it wasn't run. Ask for the model as safetensors"
+        ) from None
 
 
 def model_class(folder: Path) -> Any:

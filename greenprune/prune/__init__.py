@@ -175,7 +175,7 @@ def prune_stage(
 ) -> None:
     """The pruned model as a checkpoint in `out/checkpoint`, and `out/report.json`.
 
-    calibration: a CalibrationConfig's fields, for methods that run the model on text.
+    calibration: a CalibrationConfig's identity, for methods that run the model on text.
     """
     from greenprune.collect import Statistics
     from greenprune.data import calibration_tokens
@@ -183,9 +183,9 @@ def prune_stage(
 
     model = load_checkpoint(checkpoint, dtype, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(checkpoint)
-    tokens, text = None, CalibrationConfig(**calibration or {})
+    tokens, text = None, CalibrationConfig(**{**CalibrationConfig.LATER, **(calibration or {})})
     if calibration:
-        tokens = calibration_tokens(text.dataset, tokenizer, text.num_samples, text.seq_len, text.seed)
+        tokens = calibration_tokens(text.dataset, tokenizer, text.num_samples, text.seq_len, text.seed, text.bos)
     gathered = Statistics.load(statistics) if statistics else None
     report = prune(model, config, tokens, gathered, batch_size=text.batch_size)
     save_checkpoint(model, tokenizer, out / "checkpoint")

@@ -16,6 +16,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from greenprune.bos import with_bos
 from greenprune.config import Dimension, SweepConfig, TrialConfig, flat, holds, in_order, most_points, points
 from greenprune.config import random_point as drawn_point
 from greenprune.errors import ConfigError
@@ -149,7 +150,7 @@ class Sampler:
 
     def _config(self, point: Mapping[str, Any]) -> TrialConfig | None:
         try:
-            return self.experiment.trial(point)
+            return with_bos(self.experiment.trial(point))
         except ConfigError:  # a combination that the trial refuses
             return None
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from greenprune.bos import with_bos
 from greenprune.comparability import CommonFront
 from greenprune.config import TrialConfig, most_points, points
 from greenprune.errors import ConfigError
@@ -31,7 +32,7 @@ def trial_configs_of_grid(experiment: Experiment) -> Iterator[TrialConfig]:
     seen: set[str] = set()
     for point in points(experiment.sweep, fixed_values(experiment)):
         try:
-            config = experiment.trial(point)
+            config = with_bos(experiment.trial(point))
         except ConfigError:  # a small grid has no such point (experiment.py), and a large one goes on without it
             continue
         if config.trial_id() not in seen:
@@ -59,7 +60,7 @@ class SweepSearch(Searcher):
         assert experiment.sweep is not None, "a search needs a sweep"
         self.busy, self.record = busy, record
         self.experiment, self.sweep = experiment, experiment.sweep
-        self.dense = experiment.trial().dense()
+        self.dense = with_bos(experiment.trial()).dense()
         self.front = CommonFront(self.sweep.objectives)
         self.sampler = None if self.sweep.search == "grid" else Sampler(experiment)
         self.grid = trial_configs_of_grid(experiment) if self.sampler is None else iter(())

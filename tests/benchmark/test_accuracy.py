@@ -97,7 +97,8 @@ def test_answers_say_what_the_scores_say(engine, tokenizer, wheel):
 def test_summaries_are_scored_and_unreadable_ones_reported(engine, tokenizer, wheel, monkeypatch):
     generated = iter(["A stone fell", "", " \t", "number"])
     monkeypatch.setattr(
-        "lm_eval.models.huggingface.HFLM.generate_until", lambda self, requests: [next(generated) for _ in requests]
+        "lm_eval.models.huggingface.HFLM.generate_until",
+        lambda self, requests, **_: [next(generated) for _ in requests],
     )
     config = BenchmarkConfig(tasks=["xsum"], data="assets", energy=None)
     result = measure_accuracy(engine, tokenizer, config, ReplayMeter([1.0]))

@@ -26,7 +26,7 @@ def test_perplexities_are_named_by_text_and_length(engine, llama, tokenizer, tmp
 
 def test_blank_lines_of_a_text_count_as_in_the_papers(engine, llama, tokenizer, monkeypatch):
     rows = ["", " = Title = \n", "", " It is raining . \n"]
-    monkeypatch.setattr("greenprune.benchmark.texts.documents", lambda source, held_out: iter(rows))
+    monkeypatch.setattr("greenprune.benchmark.texts.documents", lambda source, held_out, tokenizer: iter(rows))
     found = measure_perplexities(
         engine, tokenizer, BenchmarkConfig(perplexity=["wikitext2@8"], data="hub", energy=None)
     )

@@ -16,6 +16,8 @@ from greenprune.heal.blocks import healing_blocks
 class Letters:
     """A tokenizer of one token a character, with the interface that the data code uses."""
 
+    bos_token_id = None
+
     def __call__(self, text, **_):
         if isinstance(text, str):
             return {"input_ids": [ord(letter) % 128 for letter in text]}

@@ -7,8 +7,12 @@ import json
 import pytest
 import torch
 from healing import SEQ_LEN, TRAIN, VALIDATION, config, logits, without_times
+from transformers import AutoModelForCausalLM
 
+from greenprune.errors import HealingDiverged
 from greenprune.heal.lora import heal_with_lora
+from greenprune.models.load import DTYPES
+from greenprune.models.loss import mean_loss
 
 
 def test_loss_falls_and_history_is_whole(healed):
@@ -59,3 +63,20 @@ def test_dtype_is_kept(checkpoint, tmp_path, dtype):
     model, history = heal_with_lora(checkpoint, TRAIN, VALIDATION, config(steps=3), tmp_path, dtype)
     assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
     assert history.loss_end < history.loss_start
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_merged_loss_is_that_of_the_model_in_its_dtype(checkpoint, tmp_path, dtype):
+    model, history = heal_with_lora(checkpoint, TRAIN, VALIDATION, config(), tmp_path, dtype)
+    assert model.dtype == DTYPES[dtype]
+    assert history.loss_merged == mean_loss(model, VALIDATION, config().batch_size)
+
+
+def test_a_cast_that_leaves_no_finite_loss_is_said(checkpoint, tmp_path):
+    large = AutoModelForCausalLM.from_pretrained(checkpoint)
+    with torch.no_grad():
+        large.model.norm.weight.fill_(1e5)  # beyond float16
+        large.get_output_embeddings().weight.mul_(1e-5)
+    large.save_pretrained(tmp_path / "large")
+    with pytest.raises(HealingDiverged, match=r"finite loss in model\.dtype float16, got nan; use bfloat16"):
+        heal_with_lora(tmp_path / "large", TRAIN, VALIDATION, config(steps=1, warmup_steps=0), tmp_path, "float16")

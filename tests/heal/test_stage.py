@@ -34,6 +34,7 @@ def test_stage_writes_an_ordinary_checkpoint(checkpoint, tmp_path):
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_qlora_heals_the_real_model(tmp_path):
     from greenprune.assets import materialize
     from greenprune.config import ModelConfig

@@ -60,7 +60,7 @@ def test_dense_perplexity(real_model, segments):
 @pytest.mark.parametrize(
     ("method", "block_size"),
     [
-        ("bi", 5),
+        pytest.param("bi", 5, marks=pytest.mark.slow),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in [("angular", 3), ("angular", 5), ("angular", 8), ("bi", 3), ("bi", 8)]

@@ -91,6 +91,7 @@ def test_kept_heads_and_channels(run, wide, statistics):
     assert (before, parameter_count(model)) == (RUNS[run]["params_before"], RUNS[run]["params_after"])
 
 
+@pytest.mark.slow
 def test_grouped_heads_differ_by_the_fold_alone(real_model, tokens):
     """The original adds heads g, g+3, g+6 up in KV head g, and then removes 3g..3g+2: its numbers are those."""
     model, statistics = real_model[0], collect(real_model[0], tokens, {"gradient"}, batch_size=10)

@@ -73,7 +73,11 @@ def matrices(model, layer: int) -> dict[str, torch.nn.Linear]:
     return Decoder(model).view(layer).linears
 
 
-@pytest.mark.parametrize("run", RUNS)
+def slow_unless(run: str, kept: bool):
+    return run if kept else pytest.param(run, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("run", [slow_unless(run, "4of8" not in run) for run in RUNS])
 def test_masks_of_the_first_layer(run, calibration):
     model, report = pruned(run, calibration, layers=1)
     assert agreement(run, model, layers=1) >= FIRST_LAYER[RUNS[run]["method"]]
@@ -82,7 +86,7 @@ def test_masks_of_the_first_layer(run, calibration):
     assert report.notes == ["kernel: dense; zeros save neither time nor energy until a sparse kernel runs them"]
 
 
-@pytest.mark.parametrize("run", [run for run in RUNS if run.startswith("magnitude")])
+@pytest.mark.parametrize("run", [slow_unless(run, "2of4" in run) for run in RUNS if run.startswith("magnitude")])
 def test_magnitude_of_all_layers(run):
     model, report = pruned(run, None)
     assert agreement(run, model, layers=30) == 1

@@ -56,7 +56,10 @@ def test_the_expanded_model_is_the_same_function(real_model, calibration):
         )
 
 
-@pytest.mark.parametrize(("run", "fields"), [("WIFV_ULUM_0.2", {}), ("wandasp_0.2", {"sequential": True})])
+@pytest.mark.parametrize(
+    ("run", "fields"),
+    [("WIFV_ULUM_0.2", {}), pytest.param("wandasp_0.2", {"sequential": True}, marks=pytest.mark.slow)],
+)
 def test_kept_in_the_first_layers(run, fields, calibration):
     report = prune(expanded(2), config_of(run, **fields), calibration=calibration)
     assert min(agreements(run, report)) >= 0.98

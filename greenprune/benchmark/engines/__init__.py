@@ -76,7 +76,8 @@ class Engine(Protocol):
         """The model as lm-eval asks it, for inputs of at most `config.max_length` tokens, or as many as it can take."""
 
     def perplexity(self, segments: torch.Tensor) -> float:
-        """exp of the mean next-token cross-entropy over segments [num_segments, seq_len], each on its own."""
+        """exp of the mean next-token cross-entropy over segments [num_segments, seq_len], each on its own; inf where
+        it isn't finite."""
 
     def serve(self, config: EnergyConfig) -> AbstractContextManager[WorkloadPhases]:
         """The workload's phases, for as long as the `with` lasts. Raises ModelError as `check_length`."""
