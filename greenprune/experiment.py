@@ -7,13 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from greenprune.assets import model_facts
 from greenprune.columns import COLUMNS, Column
-from greenprune.config import BenchmarkConfig, Shape, SweepConfig, TrialConfig, in_order, perplexity_name, points
-from greenprune.config.overrides import apply_overrides, flat, known_keys, split_override
+from greenprune.config import (
+    BenchmarkConfig,
+    Shape,
+    SweepConfig,
+    TrialConfig,
+    absolute,
+    in_order,
+    perplexity_name,
+    points,
+)
+from greenprune.config.overrides import apply_overrides, flat, known_keys, parse_yaml, split_override
 from greenprune.config.refusals import validated
 from greenprune.errors import ConfigError, nearest
 
@@ -40,18 +48,22 @@ class Experiment(TrialConfig):
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read, override and validate an experiment file. Raises ConfigError with key, rule, got and remedy."""
+    """Read, override and validate an experiment file. Paths in it are relative to its own folder, those of `overrides`
+    to the working directory. Raises ConfigError with key, rule, got and remedy.
+    """
     path = Path(path)
-    return parse_experiment(read_yaml(path), overrides, source=str(path), default_name=path.stem)
+    data = _absolute(read_yaml(path), path.absolute().parent, str(path))
+    return parse_experiment(data, overrides, source=str(path), default_name=path.stem)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: an experiment file must exist, got no such file; check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as problem:
-        raise ConfigError(f"{path}: must be readable YAML; {problem}") from None
+    except (UnicodeDecodeError, OSError) as problem:
+        raise ConfigError(f"{path}: must be a readable text file, got {problem}; check it") from None
+    data = parse_yaml(text, f"{path}:")
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must be a mapping of sections, got {type(data).__name__}; see experiments/")
     return data
@@ -63,8 +75,12 @@ def parse_experiment(
     source: str = "config",
     default_name: str = "trial",
 ) -> Experiment:
-    """Validate an experiment given as a mapping; `overrides` are `key=value` strings with YAML values."""
-    merged = apply_overrides(dict(data), dict(map(split_override, overrides)))
+    """Validate an experiment given as a mapping; `overrides` are `key=value` strings with YAML values. Relative paths
+    are made absolute.
+    """
+    here = Path.cwd()
+    given = _absolute(dict(map(split_override, overrides)), here, "override")
+    merged = apply_overrides(_absolute(data, here, source), given)
     merged.setdefault("name", default_name)
     experiment = validated(Experiment, merged, source)
     try:
@@ -75,6 +91,13 @@ def parse_experiment(
     except ConfigError as problem:
         raise ConfigError(f"{source}: {problem}") from None
     return experiment
+
+
+def _absolute(data: Mapping[str, Any], folder: Path, source: str) -> dict[str, Any]:
+    try:
+        return absolute(data, folder)
+    except ConfigError as problem:
+        raise ConfigError(f"{source}: {problem}") from None
 
 
 def json_schema() -> dict[str, Any]:
@@ -98,9 +121,10 @@ def _check_space(experiment: Experiment) -> None:
                 raise ConfigError(f"{where} is not a known key of a trial; {nearest(condition, known)}")
             if condition == key:
                 raise ConfigError(f"{where} makes {key} depend on itself; name another key")
-            possible = space[condition].grid() if condition in space else [fixed.get(condition)]
-            if possible is not None and not any(value in possible for value in values):
-                raise ConfigError(f"{where} never holds: {condition} is one of {possible}, got {values}; mend either")
+            may_be = space[condition].may_be if condition in space else [fixed.get(condition)].__contains__
+            if not any(map(may_be, values)):
+                is_ = space[condition].words() if condition in space else repr(fixed.get(condition))
+                raise ConfigError(f"{where} never holds: {condition} is {is_}, got {values}; mend either")
     in_order(space)
     corners = points(experiment.sweep, fixed, ends_only=experiment.sweep.search != "grid")
     for point in itertools.islice(corners, MAX_CHECKED_POINTS):

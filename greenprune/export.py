@@ -52,7 +52,7 @@ def export(run: str | Path, trial: str | int, out: str | Path) -> Path:
     """
     out = Path(out).expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"the export's folder must be new or empty, got {out}; choose another or empty it")
+        raise ConfigError(f"the export's folder must be new or empty, got {out}; choose another")
     storage, name = locate_run(run)
     storage.pull(f"{name}/trials")
     result = find_trial(read_results(storage.local / name), trial)

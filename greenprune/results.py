@@ -164,7 +164,8 @@ def _read(path: Path) -> TrialResult:
         return TrialResult.from_json(path.read_text(encoding="utf-8"))
     except (ValueError, TypeError) as problem:
         raise ConfigError(
-            f"{path}: must be a trial's result, got {problem}; delete the file and run the trial again"
+            f"{path}: must be a trial's result, got {problem}; move the file elsewhere and run the sweep again, which "
+            "makes that row anew from the finished stages"
         ) from None
 
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import functools
 import logging
+import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from greenprune import assets
 from greenprune._callable import function_named
 from greenprune.config import STAGES, ModelConfig
+from greenprune.config.dependencies import contents, minor_versions, versions, with_contents
 from greenprune.energy.exclusive import Exclusive
+from greenprune.errors import SweepError
 from greenprune.storage import Storage
 from greenprune.store import Artifact, StageCall, Store
 
@@ -37,7 +40,10 @@ class Request:
 
     section: the configuration that the artifact depends on; inputs: parents by parameter name, as the stage's entry
     lists them; options: parameters that don't change the artifact; exclusive: what it wants to itself
-    (energy/exclusive.py).
+    (energy/exclusive.py); any_versions: an artifact that other versions of libraries made will do as well.
+
+    libraries, texts: the versions that decide its numbers, and what stands for each text file (config/dependencies.py),
+    both as they are where the request is made: on the head, whatever node the stage runs on.
     """
 
     stage: str
@@ -46,21 +52,49 @@ class Request:
     facts: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     exclusive: Exclusive = "none"
+    any_versions: bool = False
+    libraries: Mapping[str, str] | None = None
+    texts: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         needs = STAGES[self.stage].needs
         assert set(self.inputs) == set(needs), f"{self.stage} needs {needs}, got {list(self.inputs)}"
+        if self.libraries is None:
+            object.__setattr__(self, "libraries", minor_versions(STAGES[self.stage].libraries))
+        if self.texts is None:
+            object.__setattr__(self, "texts", contents(self._named))
 
-    def call(self, machine: str | None = None, attempt: int = 0) -> StageCall:
-        """What its artifact is found by. attempt: how many artifacts of it on this machine were disturbed."""
-        section = {"config": self.section.identity(), **self.facts}
-        if machine:
-            section["machine"] = machine
-        if attempt:
-            section["attempt"] = attempt
+    @property
+    def _named(self) -> dict[str, Any]:
+        return {"config": self.section.identity(), **self.facts}
+
+    def call(self, place: Mapping[str, Any] | None = None) -> StageCall:
+        """The call of the stage; place: what else its artifact depends on where it is bound to a machine."""
+        section = {**with_contents(self._named, self.texts or {}), **(place or {})}
         parents = {name: parent.key for name, parent in self.inputs.items() if parent is not None}
         version = STAGES[self.stage].version + self.section.output_version()
-        return StageCall(self.stage, version, section, parents)
+        return StageCall(self.stage, version, section, parents, self.libraries or {}, self.any_versions)
+
+    def check_here(self) -> None:
+        """Raises SweepError where this node's libraries or text files aren't those of the process that asks."""
+        here, host = replace(self, libraries=None, texts=None), socket.gethostname()
+        wanted, got = self.libraries or {}, here.libraries or {}
+        if others := [name for name in {**wanted, **got} if wanted.get(name) != got.get(name)]:
+            raise SweepError(
+                f"a node must run {self.stage} with the head's versions of libraries, {_listed(wanted, others)}, got "
+                f"{_listed(got, others)} on {host}; install the same major and minor version there"
+            )
+        wanted, got = self.texts or {}, here.texts or {}
+        for text in (text for text in {**wanted, **got} if wanted.get(text) != got.get(text)):
+            found = "another file" if text in got and text in wanted else "none" if text in wanted else "one"
+            raise SweepError(
+                f"the text {text} must be the same on every node as on the head, got {found} on {host}; put it on "
+                "storage that all nodes share"
+            )
+
+
+def _listed(versions: Mapping[str, str], names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {versions.get(name, 'not installed')}" for name in names)
 
 
 def perform(request: Request, storage_uri: str) -> Artifact:
@@ -70,22 +104,21 @@ def perform(request: Request, storage_uri: str) -> Artifact:
     resource but the task's own; whoever has it waits for no other stage.
 
     An artifact that was there and was disturbed stays where it is, for the trial that made it; another is made beside
-    it, under the key of the next attempt.
+    it, under the key of the next attempt. Raises SweepError as `check_here`.
     """
-    from greenprune.energy import machine_identity
-
+    request.check_here()
     store, stage = Store(storage_uri), STAGES[request.stage]
     if not stage.machine_bound:
         return _made(request, store, request.call(), store.compute)
-    attempt = 0
+    place: dict[str, Any] = _place(request)
     while True:
-        call = request.call(machine_identity()[0], attempt)
+        call = request.call(place)
         artifact = _made(request, store, call, store.get_or_compute)
         disturbed = artifact.reused and stage.disturbed and function_named(stage.disturbed)(store.path(artifact))
         if not disturbed:
             return artifact
         log.info("%s %s was disturbed by other work: it is measured again", call.stage, call.key[:8])
-        attempt += 1
+        place = place | {"attempt": place.get("attempt", 0) + 1}
 
 
 def _made(request: Request, store: Store, call: StageCall, compute: Callable[..., Artifact]) -> Artifact:
@@ -93,13 +126,36 @@ def _made(request: Request, store: Store, call: StageCall, compute: Callable[...
     from greenprune.energy.exclusive import gpus_here, hold_node
 
     compute = functools.partial(compute, resumes=STAGES[request.stage].resumes)
+    made_with = {"versions": versions(STAGES[request.stage].libraries)}
     if getattr(request.section, "num_workers", 1) > 1:  # its workers wait for their own turns, and aren't metered
-        return compute(call, lambda out: _work(request, store, out))
+        return compute(call, lambda out: made_with | _unmetered(request, store, out))
     mine = hold_node(store.storage.uri, request.exclusive, gpus_here())
-    return compute(call, lambda out: _metered(request, store, out), mine)
+    return compute(call, lambda out: made_with | _metered(request, store, out), mine)
 
 
-def _metered(request: Request, store: Store, out: Path) -> dict[str, Any] | None:
+def _place(request: Request) -> dict[str, Any]:
+    """What the time and energy of a stage depend on beside its configuration: where and how it runs."""
+    import torch
+
+    from greenprune.benchmark.engines import FIRST_ENGINE
+    from greenprune.energy import machine_identity
+    from greenprune.energy.exclusive import effective, gpus_here
+
+    return {
+        "machine": machine_identity()[0],
+        "exclusive": effective(request.exclusive, bool(gpus_here())),
+        "threads": torch.get_num_threads(),
+        "gpus": torch.cuda.device_count(),
+        "engine": FIRST_ENGINE,
+    }
+
+
+def _unmetered(request: Request, store: Store, out: Path) -> dict[str, Any]:
+    _work(request, store, out)
+    return {}
+
+
+def _metered(request: Request, store: Store, out: Path) -> dict[str, Any]:
     """Do a stage's work; gives its energy for the manifest, as far as it was metered."""
     import torch
 
@@ -115,7 +171,7 @@ def _metered(request: Request, store: Store, out: Path) -> dict[str, Any] | None
     with meter.window(request.stage) as window:
         _work(request, store, out)
     if resumed:  # a former attempt's part is lost with its process
-        return None
+        return {}
     reading, machine = window.reading, machine_identity()[0]
     return {
         "energy_j": reading.energy_j,
@@ -162,15 +218,18 @@ class Stages:
         storage: Storage | str | Path,
         execute: Execute = perform_all,
         watch: Callable[[str], None] = lambda stage: None,
+        any_versions: bool = False,
     ) -> None:
         self.store = Store(storage)
         self.execute = execute
         self.watch = watch
+        self.any_versions = any_versions
         self.done: list[Artifact] = []
 
     def run(self, request: Request) -> Artifact:
         """The artifact of a stage that may run anywhere."""
         self.watch(request.stage)
+        request = replace(request, any_versions=self.any_versions)
         call = request.call()
         with self.store.single_flight(call):
             artifact = self.store.find(call) or self.execute([request], self.store.storage.uri)[0]
@@ -180,6 +239,7 @@ class Stages:
     def run_bound(self, requests: Sequence[Request]) -> list[Artifact]:
         """The artifacts of machine-bound stages, all from one machine; that machine looks for them first."""
         self.watch(requests[0].stage)
+        requests = [replace(request, any_versions=self.any_versions) for request in requests]
         artifacts = self.execute(requests, self.store.storage.uri)
         self.done += artifacts
         return artifacts

@@ -1,10 +1,10 @@
 """Content-addressed stage artifacts: each is computed once, by whoever comes first, and then reused.
 
-An artifact's key is a hash of the stage's name and version, its resolved config section and its parents' keys. It is
-made in a `.partial` folder, sealed (manifest.py), sent where the storage is an object store, and renamed: finished
-means sent. A crash leaves either nothing or a partial folder, which the next attempt empties, or, of a stage that
-resumes, goes on from; one that is sealed is only sent. An artifact that isn't as it was written is set aside, never
-believed.
+An artifact's key is a hash of the stage's name and version, its resolved config section and its parents' keys, and a
+second one of the libraries that decide its numbers. It is made in a `.partial` folder, sealed (manifest.py), sent where
+the storage is an object store, and renamed: finished means sent. A crash leaves either nothing or a partial folder,
+which the next attempt empties, or, of a stage that resumes, goes on from; one that is sealed is only sent. An artifact
+that isn't as it was written is set aside, never believed.
 
 Single flight is a `flock` beside the artifact: the kernel drops it when a process dies, however it dies.
 In a sweep every trial's driver runs on the head node, so one node's locks are enough for a whole cluster.
@@ -21,7 +21,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -59,17 +59,32 @@ class Artifact:
 
 @dataclass(frozen=True)
 class StageCall:
-    """One stage with its inputs: everything its artifact's content depends on."""
+    """One stage with its inputs: everything its artifact's content depends on.
+
+    libraries: major.minor by name. any_versions: an artifact that other versions of these made will do as well.
+    """
 
     stage: str
     version: int
     section: Mapping[str, Any]
     parents: Mapping[str, str] = field(default_factory=dict)
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    any_versions: bool = False
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What is computed, with whatever libraries."""
+        return {name: getattr(self, name) for name in ("stage", "version", "section", "parents")}
+
+    @property
+    def base(self) -> str:
+        """The key without its libraries; the whole key of artifacts that were made before these were told apart."""
+        return _hash(self.asked)[:24]
 
     @property
     def key(self) -> str:
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()[:24]
+        """Holds no dots: folders beside the artifact's are named by a suffix."""
+        return f"{self.base}-{_hash(self.libraries)[:8]}" if self.libraries else self.base
 
     @property
     def folder(self) -> Path:
@@ -105,17 +120,33 @@ class Store:
 
     def find(self, call: StageCall) -> Artifact | None:
         """The finished artifact of this call, or None."""
-        folder = self.storage.local / call.folder
-        if not (folder / MANIFEST).exists() and not self.storage.pull(call.folder / MANIFEST):
+        known = self._finished(call)
+        if known is None and call.any_versions:
+            known = max(self._by_other_versions(call), key=lambda made: made.get("finished", 0.0), default=None)
+        if known is None:
+            return None
+        self._record("reused", call)
+        return _artifact(call, known, reused=True)
+
+    def _finished(self, artifact: Artifact | StageCall) -> dict[str, Any] | None:
+        """The manifest of what is finished and, as far as it is here, undamaged."""
+        folder = self.storage.local / artifact.folder
+        if not (folder / MANIFEST).exists() and not self.storage.pull(artifact.folder / MANIFEST):
             return None
         lazily = self.storage.remote is not None and not holds_all_files(folder) and read_manifest(folder)
         if not lazily and (problem := damage(folder)):
-            self._set_aside(call, problem)
+            self._set_aside(artifact, problem)
             return None
         known = read_manifest(folder)
         assert known is not None, "an undamaged folder has a manifest"
-        self._record("reused", call)
-        return _artifact(call, known, reused=True)
+        return known
+
+    def _by_other_versions(self, call: StageCall) -> list[dict[str, Any]]:
+        """The manifests of finished artifacts that differ from this call's in nothing but their libraries."""
+        folders = {Path(file).parent for file in self.storage.files(call.folder.parent) if file.endswith(MANIFEST)}
+        keys = [folder.name for folder in folders if folder.parent == call.folder.parent and "." not in folder.name]
+        same = [Artifact(call.stage, key) for key in keys if key.partition("-")[0] == call.base]
+        return [known for artifact in same if (known := self._finished(artifact))]
 
     def _set_aside(self, artifact: Artifact | StageCall, problem: str) -> None:
         """Give a damaged artifact another name, so that it is made again and can still be looked at."""
@@ -176,8 +207,8 @@ class Store:
         with following:
             facts = function(partial) or {}
         seconds = time.perf_counter() - started
-        made = {**asdict(call), "key": call.key, "seconds": seconds, "host": socket.gethostname(), **facts}
-        return seal(partial, made)
+        made = {**call.asked, "libraries": call.libraries, "key": call.key, "finished": time.time(), "seconds": seconds}
+        return seal(partial, {**made, "host": socket.gethostname(), **facts})
 
     def _publish(self, call: StageCall, partial: Path) -> None:
         """The sealed folder becomes the artifact, for all nodes and then by one rename here."""
@@ -227,7 +258,12 @@ class Store:
 
 def _artifact(call: StageCall, manifest: Mapping[str, Any], reused: bool) -> Artifact:
     metered = {name: manifest.get(name) for name in ("energy_j", "energy_kind", "machine")}
-    return Artifact(call.stage, call.key, manifest["seconds"], reused, **metered)
+    return Artifact(call.stage, manifest["key"], manifest["seconds"], reused, **metered)
+
+
+def _hash(value: Any) -> str:
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _event(line: str) -> list[dict[str, Any]]:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from greenprune import assets
-from greenprune.bos import decided
-from greenprune.config import STAGES, TrialConfig
+from greenprune.bos import placed
+from greenprune.config import STAGES, TrialConfig, absolute
+from greenprune.decided import decided
 from greenprune.errors import DamagedArtifact
 from greenprune.experiment import Experiment
 from greenprune.metrics import metrics_of
@@ -36,16 +37,25 @@ def run_trial(
     execute: Execute = perform_all,
     watch: Callable[[str], None] = lambda stage: None,
     number: int = 0,
+    any_versions: bool = False,
+    fixed: bool = False,
 ) -> TrialResult:
     """Prune, heal and benchmark one configuration; finished stages below `storage` are reused.
 
+    any_versions: also those that other versions of torch or another library made. fixed: the configuration says
+    already where its data comes from and at which commits (decided.py), as a sweep's does: nobody is asked.
+
     Returns the metrics of README's table. Raises what a stage raised; finished stages stay.
     """
-    config = resolved(config.trial() if isinstance(config, Experiment) else config)
+    config = config.trial() if isinstance(config, Experiment) else config
+    if not fixed:
+        config = TrialConfig.model_validate(decided(absolute(config.model_dump(mode="json"), Path.cwd())))
+    config = placed(config)
+    check_benchmark(config)
     for _ in range(DAMAGED_AT_MOST):
         with suppress(DamagedArtifact):  # it was set aside, so the next walk makes it again
-            return _walk(config, Stages(storage, execute, watch), number)
-    return _walk(config, Stages(storage, execute, watch), number)
+            return _walk(config, Stages(storage, execute, watch, any_versions), number)
+    return _walk(config, Stages(storage, execute, watch, any_versions), number)
 
 
 def _walk(config: TrialConfig, stages: Stages, number: int) -> TrialResult:
@@ -72,23 +82,17 @@ def _walk(config: TrialConfig, stages: Stages, number: int) -> TrialResult:
     )
 
 
-def resolved(config: TrialConfig) -> TrialConfig:
-    """The configuration with every 'auto' replaced by what it means here, so that a row can be reproduced.
-
-    Raises ConfigError for tasks or a country that their libraries don't know, and for a BOS that the tokenizer doesn't
-    have, before any stage runs.
-    """
+def check_benchmark(config: TrialConfig) -> None:
+    """Raises ConfigError for tasks or a country that their libraries don't know, before any stage runs."""
     benchmark = config.benchmark
     if benchmark.energy and benchmark.energy.country:
         from greenprune.energy.carbon import check_country
 
         check_country(benchmark.energy.country)
-    if benchmark.reads_hub():
-        from greenprune.benchmark.tasks import check_tasks, resolve_data
+    if benchmark.tasks:
+        from greenprune.benchmark.tasks import check_tasks
 
-        benchmark = benchmark.model_copy(update={"data": resolve_data(benchmark.data)})
         check_tasks(benchmark.tasks, benchmark.data)
-    return decided(config.model_copy(update={"benchmark": benchmark}))
 
 
 def _collect(stages: Stages, config: TrialConfig, dense: Source) -> Artifact | None:

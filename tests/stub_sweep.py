@@ -12,6 +12,7 @@ import pytest
 import yaml
 from ray.tune.search import Searcher
 
+from greenprune.comparability import reported
 from greenprune.config import STAGES
 from greenprune.experiment import Experiment, parse_experiment
 from greenprune.results import TrialResult, write_trials
@@ -93,10 +94,12 @@ def run_stub_sweep(experiment: Experiment) -> list[TrialResult]:
         known = run.results()
         run.check_configuration(experiment, known)
         run.write("config.yaml", yaml.safe_dump(experiment.to_dict(), sort_keys=False))
-        search = SweepSearch(experiment, known=known)
+        journal = run.journal()
+        search = SweepSearch(experiment, known=known, journal=tuple(journal.events), record=journal.record)
         results = {result.trial_id: result for result in known}
-        while (config := search.suggest(f"ray-{len(search.taken)}")) != Searcher.FINISHED:
+        while (config := search.suggest("ray")) != Searcher.FINISHED:
             result = write_row(config, run.storage, run.name, Here())
+            search.on_trial_complete("ray", reported(result.metrics, experiment.sweep.objectives))
             results[result.trial_id] = result
             write_trials(run.path, results.values())
             run.storage.push(f"{run.name}/trials.csv")

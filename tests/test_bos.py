@@ -9,14 +9,14 @@ import torch
 
 from greenprune.benchmark.engines.transformers import TransformersEngine
 from greenprune.benchmark.texts import measure_perplexities
-from greenprune.bos import Marking, decided, marking
+from greenprune.bos import Marking, marking, placed
 from greenprune.config import BenchmarkConfig, CalibrationConfig, LoraHealing, TrialConfig
 from greenprune.data import calibration_tokens, documents, token_blocks
 from greenprune.errors import AssetError, ConfigError
 from greenprune.experiment import parse_experiment
 from greenprune.heal.blocks import healing_blocks
 from greenprune.results import to_frame
-from greenprune.trial import resolved, run_trial
+from greenprune.trial import run_trial
 
 BOS = 1
 
@@ -109,7 +109,7 @@ def test_a_row_says_what_auto_meant(marking_experiment, tmp_path):
 
 def test_without_a_starting_bos_ids_and_keys_are_those_of_before(tiny_experiment):
     auto = parse_experiment(tiny_experiment).trial()
-    none = resolved(auto)
+    none = placed(auto)
     assert (none.calibration.bos, none.heal.bos, none.benchmark.bos) == ("none", "none", "none")
     for section in (none.calibration, none.heal, none.benchmark):
         assert "bos" not in section.identity()
@@ -136,7 +136,7 @@ def test_a_sweep_names_its_trials_as_they_will_be(marking_experiment):
     for ray_id in "abc":
         suggested = search.suggest(ray_id)
         trial = TrialConfig.model_validate(suggested["trial"])
-        assert suggested["trial_id"] == resolved(trial).trial_id()
+        assert suggested["trial_id"] == placed(trial).trial_id()
         assert trial.calibration.bos == "each"
 
 
@@ -159,7 +159,7 @@ def stop():
 def test_a_benchmark_without_texts_keeps_its_artifacts(marking_experiment):
     marking_experiment["benchmark"]["perplexity"] = []
     del marking_experiment["sweep"]
-    assert decided(parse_experiment(marking_experiment).trial()).benchmark.bos == "none"
+    assert placed(parse_experiment(marking_experiment).trial()).benchmark.bos == "none"
 
 
 def test_the_tokenizer_is_read_only_where_it_decides():
@@ -167,4 +167,4 @@ def test_the_tokenizer_is_read_only_where_it_decides():
     config = {"calibration": {"bos": "none"}, "benchmark": {"energy": None}}
     assert CalibrationConfig().bos == "auto"
     trial = TrialConfig.model_validate(out_of_reach | config)
-    assert decided(trial).calibration.bos == "none"
+    assert placed(trial).calibration.bos == "none"

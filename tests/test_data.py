@@ -42,7 +42,7 @@ def test_an_asset_may_take_some_rows_of_a_file(tmp_path, monkeypatch):
 
 
 def test_only_the_measured_part_of_a_held_out_split_is_read(monkeypatch):
-    def rows(path, name, split, streaming):
+    def rows(path, name, split, streaming, revision):
         return iter([{"text": f"{split} {n}"} for n in range(5)])
 
     monkeypatch.setattr("datasets.load_dataset", rows)

@@ -106,11 +106,11 @@ class Recorder:
         self.store = SimpleNamespace(storage=SimpleNamespace(uri="x"))
 
     def run(self, request):
-        self.keys[request.stage] = request.call().key
+        self.keys[request.stage] = request.call().base
         return Artifact(request.stage, self.keys[request.stage])
 
     def run_bound(self, requests):
-        made = [Artifact("energy", request.call(MACHINE).key) for request in requests]
+        made = [Artifact("energy", request.call({"machine": MACHINE}).base) for request in requests]
         self.keys |= {f"energy{i}": artifact.key for i, artifact in enumerate(made)}
         return made
 

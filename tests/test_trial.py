@@ -12,6 +12,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
+from greenprune.bos import placed
 from greenprune.columns import column
 from greenprune.energy.carbon import grams_per_kwh
 from greenprune.errors import AssetError, GreenpruneError
@@ -20,7 +21,7 @@ from greenprune.metrics import _emissions_of_tasks, _of_tasks
 from greenprune.results import read_results
 from greenprune.storage import Storage
 from greenprune.store import Store
-from greenprune.trial import resolved, run_trial, write_trial
+from greenprune.trial import run_trial, write_trial
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def test_a_trial_folder_reproduces_its_row(trial, tmp_path):
     result = run_trial(trial, tmp_path / "runs")
     folder = write_trial(tmp_path / "runs" / "x", result, Storage(tmp_path / "runs"))
     again = parse_experiment(yaml.safe_load((folder / "config.yaml").read_text())).trial()
-    assert again == resolved(trial)
+    assert again == placed(trial)
     assert read_results(tmp_path / "runs" / "x")[0].metrics == result.metrics
     with (folder / "emissions.csv").open() as stream:
         rows = list(csv.DictReader(stream))

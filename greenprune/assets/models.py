@@ -17,11 +17,14 @@ from typing import Any
 
 from greenprune.assets.fetch import make_once, wheel_folder
 from greenprune.assets.pinned import MODELS, ModelAsset
-from greenprune.config import ModelConfig
+from greenprune.config import ModelConfig, is_commit
 from greenprune.errors import AssetError, nearest
 from greenprune.storage import cache_dir
 
 log = logging.getLogger("greenprune")
+# A checkpoint's weights; its configuration and tokenizer; its code. And what a training leaves beside them.
+LOADED = tuple(".safetensors .bin .pt .pth .ckpt .h5 .msgpack .gguf .json .model .txt .jinja .tiktoken .py".split())
+NOT_LOADED = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt", "scaler.pt")
 
 
 def model_asset(model_id: str) -> ModelAsset | None:
@@ -41,12 +44,20 @@ def note_on(model_id: str) -> str | None:
 
 
 def is_local(model_id: str) -> bool:
-    return model_id.startswith((".", "/", "~")) or Path(model_id).is_dir()
+    """Whether an id is a folder: written as a path, or a folder that is no hub id, which has one slash at most."""
+    try:
+        return model_id.startswith((".", "/", "~")) or (model_id.count("/") != 1 and Path(model_id).is_dir())
+    except OSError:  # longer than a path may be
+        return False
 
 
 def local_model(model_id: str) -> Path:
-    folder = Path(model_id).expanduser().resolve()
-    if not (folder / "config.json").is_file():
+    try:
+        folder = Path(model_id).expanduser().resolve()
+        is_model = (folder / "config.json").is_file()
+    except (OSError, ValueError, RuntimeError) as problem:  # nobody's home, a NUL, too long
+        raise AssetError(f"model.id must be the path of a folder, got {model_id!r} ({problem}); check it") from None
+    if not is_model:
         raise AssetError(f"a local model must be a folder with config.json, got {folder}; check model.id")
     return folder
 
@@ -60,18 +71,23 @@ def model_facts(config: ModelConfig, online: bool = False) -> dict[str, Any]:
     if asset:
         return asset.facts
     if is_local(config.id):
-        return _text_part(json.loads((local_model(config.id) / "config.json").read_text()))
+        return _read_facts(local_model(config.id) / "config.json")
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    path = try_to_load_from_cache(config.id, "config.json", revision=config.revision)
-    if online and not isinstance(path, str):
-        with _hub_errors(config):
+    with _hub_errors(config):  # also of an id that no model can have
+        path = try_to_load_from_cache(config.id, "config.json", revision=config.revision)
+        if online and not isinstance(path, str):
             path = hf_hub_download(config.id, "config.json", revision=config.revision)
-    return _text_part(json.loads(Path(path).read_text())) if isinstance(path, str) else {}
+    return _read_facts(Path(path)) if isinstance(path, str) else {}
 
 
-def _text_part(facts: dict[str, Any]) -> dict[str, Any]:
-    return facts | facts.get("text_config", {})
+def _read_facts(path: Path) -> dict[str, Any]:
+    """A model's config.json, of several parts the text's."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return facts | facts.get("text_config", {})
+    except (ValueError, TypeError, AttributeError) as problem:
+        raise AssetError(f"{path} must be a model's config.json, got {problem}; check model.id") from None
 
 
 def materialize(config: ModelConfig, weights: bool = True) -> Path:
@@ -130,7 +146,6 @@ def _joined(pieces: Sequence[Path], target: Path) -> Path:
     return target
 
 
-@functools.lru_cache(maxsize=8)
 def fingerprint(config: ModelConfig) -> str:
     """A hash of the model's content: the key that every artifact made from it descends from."""
     asset = model_asset(config.id)
@@ -138,17 +153,25 @@ def fingerprint(config: ModelConfig) -> str:
         identity = asset.sha256
     elif is_local(config.id):
         identity = _content_hash(local_model(config.id))
-    else:
-        identity = f"{config.id}@{materialize(config).name}"  # a hub snapshot's folder is named by its commit
+    else:  # a hub snapshot's folder is named by its commit
+        commit = config.revision if is_commit(config.revision) else materialize(config).name
+        identity = f"{config.id}@{commit}"
     return hashlib.sha256(f"{identity} {config.dtype}".encode()).hexdigest()[:24]
 
 
 def _content_hash(folder: Path) -> str:
+    """Of every file that a loaded model or tokenizer may come from; read again only after one of them changed."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in LOADED and path.name not in NOT_LOADED)
+    states = [(path, path.stat()) for path in files]
+    return _hashed(tuple((path, state.st_mtime_ns, state.st_size) for path, state in states))
+
+
+@functools.lru_cache(maxsize=8)
+def _hashed(files: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja", ".py"):
-            digest.update(path.name.encode())
-            with path.open("rb") as stream:
-                while chunk := stream.read(8 << 20):
-                    digest.update(chunk)
+    for path, _, _ in files:
+        digest.update(path.name.encode())
+        with path.open("rb") as stream:
+            while chunk := stream.read(8 << 20):
+                digest.update(chunk)
     return digest.hexdigest()

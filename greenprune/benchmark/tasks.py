@@ -21,6 +21,7 @@ import logging
 import os
 import re
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("greenprune")
 Data = Literal["hub", "assets"]
 HUB_PATIENCE_S = 3.0
+HUB_WAITS_S = (1.0, 4.0)  # between one request to the hub and the next
 LABELS = "ABCDEFGHIJ"
 RowReader = Callable[[Path], Iterable[Mapping[str, Any]]]
 
@@ -171,17 +173,40 @@ TASKS: dict[str, BenchmarkTask] = {
 # ------------------------------------------------------------------------------------------ before a run
 
 
-def resolve_data(mode: Literal["auto", "hub", "assets"]) -> Data:
-    """Where task data comes from here: `auto` is the hub where it answers within 3 s, else the assets."""
+def resolve_data(
+    mode: Literal["auto", "hub", "assets"],
+    answers: Callable[[], bool] | None = None,
+    wait: Callable[[float], None] = time.sleep,
+) -> Data:
+    """Where task data comes from here: `auto` is the hub where it answers, else the assets, with a warning.
+
+    One lost packet mustn't decide for a whole run, so the hub is asked three times. answers: whether it does, by
+    default within 3 s; wait: lets so many seconds pass.
+    """
     if mode != "auto":
         return mode
+    ask = answers or _hub_answers
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        log.info("task data: assets (HF_HUB_OFFLINE is set)")
-        return "assets"
-    if _hub_answers():
+        reason = "HF_HUB_OFFLINE is set"
+    elif _any_time(ask, wait):
         return "hub"
-    log.info("task data: assets (the hub does not answer)")
+    else:
+        reason = f"the hub did not answer, asked {1 + len(HUB_WAITS_S)} times"
+    log.warning(
+        "benchmark.data auto is assets from now on (%s): tasks and texts are the stand-ins that pinned wheels hold, so "
+        "compare these trials with each other only, or set benchmark.data: hub",
+        reason,
+    )
     return "assets"
+
+
+def _any_time(ask: Callable[[], bool], wait: Callable[[float], None]) -> bool:
+    for seconds in (*HUB_WAITS_S, None):
+        if ask():
+            return True
+        if seconds is not None:
+            wait(seconds)
+    return False
 
 
 def _hub_answers() -> bool:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from greenprune.assets import TEXTS
 from greenprune.benchmark.engines import Engine
 from greenprune.benchmark.tasks import Data, resolve_data
-from greenprune.config import BenchmarkConfig, perplexity_name, split_text
+from greenprune.config import BenchmarkConfig, perplexity_name, split_revision, split_text
 from greenprune.data import HUB_TEXTS, documents, token_blocks
 
 log = logging.getLogger("greenprune")
@@ -44,5 +44,6 @@ def measure_perplexities(
 
 def source_here(source: str, data: Data | Literal["auto"]) -> str:
     """A text, or its stand-in among the assets where the hub isn't used: `c4` becomes `pypi:c4`."""
-    stands_in = source in HUB_TEXTS and source in TEXTS
-    return f"pypi:{source}" if stands_in and resolve_data(data) == "assets" else source
+    name = split_revision(source)[0]
+    stands_in = name in HUB_TEXTS and name in TEXTS
+    return f"pypi:{name}" if stands_in and resolve_data(data) == "assets" else source

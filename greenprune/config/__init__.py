@@ -8,11 +8,12 @@ A section whose variants are told apart by `method` keeps, when an override chan
 fields of the file that the new method has; so a sweep may vary the method of a fully written base trial.
 
 model.py, pruning.py, heal.py, benchmark.py and sweep.py hold the sections; methods.py, heal.py and stages.py the
-tables; trial.py one trial as a whole; overrides.py the dotted keys; refusals.py the wording of errors.
+tables; trial.py one trial as a whole; texts.py what names a model or a text, local_paths.py as absolute paths;
+dependencies.py what they only name: content of texts, versions of libraries;
+overrides.py the dotted keys; refusals.py the wording of errors.
 """
 
 from greenprune.config.benchmark import (
-    TEXT_SUFFIXES,
     BenchmarkConfig,
     EnergyConfig,
     perplexity_name,
@@ -25,6 +26,10 @@ from greenprune.config.heal import (
     Healer,
     LoraHealing,
     NoHealing,
+)
+from greenprune.config.local_paths import (
+    absolute,
+    absolute_model,
 )
 from greenprune.config.methods import (
     METHODS,
@@ -68,7 +73,20 @@ from greenprune.config.sweep import (
     SweepConfig,
     holds,
     in_order,
+    most_points,
     points,
+    random_point,
+)
+from greenprune.config.texts import (
+    MODEL,
+    TEXT_SUFFIXES,
+    TEXTS_AT,
+    is_commit,
+    is_file,
+    is_whole_text,
+    named_in,
+    split_label,
+    split_revision,
 )
 from greenprune.config.trial import (
     TrialConfig,
@@ -78,8 +96,10 @@ __all__ = [
     "HEALERS",
     "HEAL_VARIANTS",
     "METHODS",
+    "MODEL",
     "PRUNE_VARIANTS",
     "STAGES",
+    "TEXTS_AT",
     "TEXT_SUFFIXES",
     "BenchmarkConfig",
     "Bos",
@@ -111,12 +131,22 @@ __all__ = [
     "TrialConfig",
     "WandaSpPruning",
     "WidthPruning",
+    "absolute",
+    "absolute_model",
     "apply_overrides",
     "flat",
     "holds",
     "in_order",
+    "is_commit",
+    "is_file",
+    "is_whole_text",
     "known_keys",
+    "most_points",
+    "named_in",
     "perplexity_name",
     "points",
+    "random_point",
+    "split_label",
+    "split_revision",
     "split_text",
 ]

@@ -11,8 +11,8 @@ from pydantic import Field, field_validator
 
 from greenprune.config.model import Bos
 from greenprune.config.section import Int, Section
+from greenprune.config.texts import is_commit, is_whole_text, split_label, split_revision
 
-TEXT_SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")  # of local text files
 WATTS_PER_CORE = 4.0  # CodeCarbon's fallback: 4 W a thread of an unknown CPU
 WATTS_BASE = 5.0  # and 5 W for a memory module
 
@@ -94,23 +94,18 @@ class BenchmarkConfig(Section):
         return texts
 
 
-def is_whole_text(source: str) -> bool:
-    """Whether a text is a file or an asset: these have no test split apart from the rest."""
-    return source.startswith("pypi:") or Path(source).suffix in TEXT_SUFFIXES
-
-
 def split_text(text: str) -> tuple[str, str, int]:
     """Name, source and length: `'ptb=data/test.txt@2048'` gives `('ptb', 'data/test.txt', 2048)`.
 
     Without a name it is the source's: `pypi:wikipedia` gives `wikipedia`, a file its stem. Length 0 where none
-    is given.
+    is given. A source of the hub keeps its revision, which is in no name.
     """
-    labelled, _, length = text.partition("@")
-    if length and (not length.isdigit() or int(length) < 2):
+    label, source, length = split_label(text)
+    bare, revision = split_revision(source)
+    tokens = length.removeprefix("@")
+    if (tokens and int(tokens) < 2) or (revision and not length and not is_commit(revision)):
         raise ValueError(f"must be name@length with length an integer of at least 2, got {text!r}")
-    named = re.fullmatch(r"(\w+)=(.+)", labelled)
-    name, source = named.groups() if named else (None, labelled)
-    return name or re.sub(r"[.\s]", "_", Path(source.removeprefix("pypi:")).stem), source, int(length or 0)
+    return label[:-1] or re.sub(r"[.\s]", "_", Path(bare.removeprefix("pypi:")).stem), source, int(tokens or 0)
 
 
 def perplexity_name(text: str) -> str:

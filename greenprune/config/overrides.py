@@ -24,10 +24,23 @@ def split_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"an override must be key=value, got {text!r}; e.g. prune.block_size=4")
+    return key, parse_yaml(value, f"the value of override {key}")
+
+
+def parse_yaml(text: str, what: str) -> Any:
+    """The plain value that a YAML text stands for. Raises ConfigError that begins with `what`."""
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"the value of override {key} must be YAML, got {value!r}") from None
+        return yaml.safe_load(text)
+    except Exception as problem:  # PyYAML lets through what Python says of `2001-13-45`, `!!int x` or deep nesting
+        if isinstance(problem, yaml.YAMLError):
+            got = str(problem)
+        else:
+            got = f"{_beginning(text)!r} ({type(problem).__name__}: {problem})"
+        raise ConfigError(f"{what} must be readable YAML, got {got}; quote it if it is text") from None
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +76,7 @@ def _steps(key: str) -> list[str]:
 
 
 def _fields_of_variant(section: Sequence[str], method: Any) -> set[str] | None:
-    variant = VARIANTS.get(".".join(section), {}).get(method)
+    variant = VARIANTS.get(".".join(section), {}).get(method) if isinstance(method, str) else None
     return set(variant.model_fields) if variant else None
 
 

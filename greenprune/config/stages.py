@@ -33,7 +33,8 @@ class Stage:
     artifact holds emissions.csv). What isn't a benchmark is part of making the model, and so is its energy.
     needs: the parents, by parameter. machine_bound: the artifact belongs to the hardware that made it, and the stage
     has that to itself. disturbed: `f(folder)`, whether an artifact of it was spoiled by other work on its machine, so
-    that whoever asks next makes another. resumes: it goes on from what a former attempt left in its folder.
+    that whoever asks next makes another. resumes: it goes on from what a former attempt left in its folder. libraries:
+    those that decide its numbers; with another major or minor version of one the artifact is another.
     """
 
     function: str
@@ -47,6 +48,7 @@ class Stage:
     machine_bound: bool = False
     disturbed: str | None = None
     resumes: bool = False
+    libraries: tuple[str, ...] = ("torch", "transformers")
 
     @property
     def section_type(self) -> Any:
@@ -80,6 +82,7 @@ STAGES: dict[str, Stage] = {
         default=NoHealing(),
         variants=HEAL_VARIANTS,
         resumes=True,
+        libraries=("torch", "transformers", "peft", "bitsandbytes"),
     ),
     "accuracy": Stage(
         "greenprune.benchmark:accuracy_stage",
@@ -88,6 +91,7 @@ STAGES: dict[str, Stage] = {
         "benchmark",
         section=BenchmarkConfig,
         default=BenchmarkConfig(),
+        libraries=("torch", "transformers", "lm_eval"),
     ),
     "energy": Stage(
         "greenprune.benchmark:energy_stage",

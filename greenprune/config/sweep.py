@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,6 +14,9 @@ from greenprune.columns import DEFAULT_OBJECTIVES, Direction
 from greenprune.config.section import Int, Section
 from greenprune.config.stages import STAGES
 from greenprune.errors import ConfigError
+
+MOST_WALKED = 100_000
+LARGEST = 1e15  # of a bound; a float still tells such numbers apart
 
 
 class Dimension(Section):
@@ -32,6 +37,10 @@ class Dimension(Section):
         bounds = self.int_ or self.float_
         if bounds and bounds[0] > bounds[1]:
             raise ValueError(f"bounds must be [low, high] with low <= high, got {list(bounds)}")
+        if bounds and (
+            max(map(abs, bounds)) > LARGEST or (self.step and (bounds[1] - bounds[0]) / self.step > LARGEST)
+        ):
+            raise ValueError(f"bounds, and the steps between them, must be at most {LARGEST:.0e}; choose smaller ones")
         if self.log and (not bounds or bounds[0] <= 0):
             raise ValueError("log needs int or float bounds above 0; remove log or raise the lower bound")
         if self.log and self.step:
@@ -42,16 +51,55 @@ class Dimension(Section):
             raise ValueError(f"step of an int dimension must be a whole number, got {self.step}")
         return self
 
-    def grid(self) -> list[Any] | None:
-        """All values, or None where they can't be listed (float without a step)."""
+    def size(self) -> int | None:
+        """How many values there are, or None where they can't be listed (float without a step)."""
         if self.choice is not None:
-            return list(self.choice)
+            return len(self.choice)
         if self.int_:
-            return list(range(self.int_[0], self.int_[1] + 1, int(self.step or 1)))
+            return (self.int_[1] - self.int_[0]) // int(self.step or 1) + 1
         if self.float_ and self.step:
-            count = math.floor((self.float_[1] - self.float_[0]) / self.step + 1e-9) + 1
-            return [round(self.float_[0] + i * self.step, 12) for i in range(count)]
+            return math.floor((self.float_[1] - self.float_[0]) / self.step + 1e-9) + 1
         return None
+
+    def value(self, index: int) -> Any:
+        """One of the `size()` values."""
+        if self.choice is not None:
+            return self.choice[index]
+        if self.int_:
+            return self.int_[0] + index * int(self.step or 1)
+        assert self.float_ is not None, "a dimension is choice, int or float"
+        assert self.step is not None, "only what can be listed has an index"
+        return round(self.float_[0] + index * self.step, 12)
+
+    def values(self) -> Iterator[Any]:
+        """All values, one by one; none where they can't be listed."""
+        return map(self.value, range(self.size() or 0))
+
+    def draw(self, rng: random.Random) -> Any:
+        """A value, each as likely as any other (with `log` each order of magnitude)."""
+        if self.float_ and not self.step:
+            low, high = map(math.log, self.float_) if self.log else self.float_
+            drawn = rng.uniform(low, high)
+            return min(max(math.exp(drawn) if self.log else drawn, self.float_[0]), self.float_[1])
+        return self.value(rng.randrange(self.size() or 0))
+
+    def may_be(self, value: Any) -> bool:
+        """Whether the dimension can take this value; true for numbers between bounds where they can't be listed."""
+        if self.choice is not None:
+            return value in self.choice
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        low, high = self.int_ or self.float_ or (0, 0)
+        if not low <= value <= high or self.size() is None:
+            return low <= value <= high
+        return self.value(round((value - low) / (self.step or 1))) == value
+
+    def words(self) -> str:
+        """What values there are, for an error's text."""
+        if self.choice is not None:
+            return f"one of {self.choice}"
+        low, high = self.int_ or self.float_ or (0, 0)
+        return f"{low} to {high}" + (f" in steps of {self.step}" if self.step else "")
 
     def ends(self) -> list[Any]:
         """The values at which a configuration is checked before a search begins."""
@@ -96,7 +144,7 @@ class SweepConfig(Section):
         if self.search == "grid":
             if self.num_trials is not None:
                 raise ValueError("num_trials belongs to random, tpe, nsga2 and gp; a grid runs every point: remove it")
-            endless = [key for key, dimension in self.space.items() if dimension.grid() is None]
+            endless = [key for key, dimension in self.space.items() if dimension.size() is None]
             if endless:
                 raise ValueError(
                     f"grid can't list the values of {', '.join(endless)}; give choice, or a step, or another search"
@@ -124,18 +172,47 @@ def holds(dimension: Dimension, point: Mapping[str, Any], base: Mapping[str, Any
 
 
 def points(sweep: SweepConfig, base: Mapping[str, Any], ends_only: bool = False) -> Iterator[dict[str, Any]]:
-    """Every point of the space, conditions respected; with `ends_only` the bounds instead of all values."""
-    order = in_order(sweep.space)
+    """Every point of the space, one by one, conditions respected; with `ends_only` the bounds instead of all values."""
+    return _points(sweep.space, in_order(sweep.space), base, ends_only)
 
+
+def _points(
+    space: Mapping[str, Dimension], order: Sequence[str], base: Mapping[str, Any], ends_only: bool = False
+) -> Iterator[dict[str, Any]]:
     def extend(point: dict[str, Any], rest: Sequence[str]) -> Iterator[dict[str, Any]]:
         if not rest:
             yield point
             return
-        key, dimension = rest[0], sweep.space[rest[0]]
+        key, dimension = rest[0], space[rest[0]]
         if not holds(dimension, point, base):
             yield from extend(point, rest[1:])
             return
-        for value in dimension.ends() if ends_only else dimension.grid() or []:
+        for value in dimension.ends() if ends_only else dimension.values():
             yield from extend({**point, key: value}, rest[1:])
 
     yield from extend({}, order)
+
+
+def most_points(sweep: SweepConfig, base: Mapping[str, Any]) -> int | None:
+    """How many points the space has, None where they can't be listed; at most so many where conditions are intricate.
+
+    Axes without conditions multiply; the others are walked, up to MOST_WALKED points.
+    """
+    sizes = {key: dimension.size() for key, dimension in sweep.space.items()}
+    if None in sizes.values():
+        return None
+    bound = {key for key, dimension in sweep.space.items() if dimension.when}
+    bound |= {condition for dimension in sweep.space.values() for condition in dimension.when}
+    free = math.prod(size or 0 for key, size in sizes.items() if key not in bound)
+    walked = _points(sweep.space, [key for key in in_order(sweep.space) if key in bound], base)
+    count = sum(1 for _ in itertools.islice(walked, MOST_WALKED))
+    return free * (count if count < MOST_WALKED else math.prod(sizes[key] or 0 for key in bound & set(sizes)))
+
+
+def random_point(sweep: SweepConfig, base: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
+    """A point with each axis drawn by itself, conditions respected."""
+    point: dict[str, Any] = {}
+    for key in in_order(sweep.space):
+        if holds(sweep.space[key], point, base):
+            point[key] = sweep.space[key].draw(rng)
+    return point

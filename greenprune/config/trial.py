@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import create_model, model_validator
 
-from greenprune.config.benchmark import BenchmarkConfig, is_whole_text, split_text
+from greenprune.config.benchmark import BenchmarkConfig, split_text
 from greenprune.config.heal import HealConfig, NoHealing
 from greenprune.config.model import CalibrationConfig, ModelConfig
 from greenprune.config.pruning import PruneConfig
 from greenprune.config.section import Section
 from greenprune.config.stages import STAGES
+from greenprune.config.texts import is_whole_text, split_revision
 
 
 class TrialSections(Section):
@@ -32,7 +33,7 @@ class TrialSections(Section):
         seen = {self.calibration.dataset, getattr(self.heal, "dataset", "")}
         seen = set(filter(is_whole_text, seen))
         for text in self.benchmark.perplexity:
-            source = split_text(text)[1]
+            source = split_revision(split_text(text)[1])[0]
             stand_in = source if self.benchmark.data == "hub" else f"pypi:{source}"
             if seen & {source, stand_in}:
                 raise ValueError(

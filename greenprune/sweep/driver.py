@@ -2,7 +2,8 @@
 
 A trial's driver asks for nothing but a place on the head node (its locks live there, see store.py), so it
 holds no stage's resources while it waits for another's. Whatever ends a run, the same command goes on with it:
-results that are there stay, Tune's own state brings back the search, the store every finished stage.
+results that are there stay, the search's journal brings back its decisions, the store every finished stage.
+Tune's own state is never read: it's a pickle, it lags behind, and it holds the settings of before.
 """
 
 from __future__ import annotations
@@ -19,21 +20,20 @@ import ray
 import yaml
 from ray import tune
 
-from greenprune import assets
 from greenprune.cluster import resources
 from greenprune.cluster.join import check_storage_is_shared, start_ray
 from greenprune.config import TrialConfig
 from greenprune.energy.exclusive import node_is_taken
 from greenprune.errors import ConfigError, SweepError
-from greenprune.experiment import Experiment, parse_experiment
+from greenprune.experiment import Experiment
 from greenprune.results import TrialResult, load_trials, read_results
 from greenprune.storage import Storage
 from greenprune.sweep.environment import environment
 from greenprune.sweep.live import Live, TellLive
+from greenprune.sweep.provenance import FILE, RECORD, settled
 from greenprune.sweep.run_folder import RunFolder
 from greenprune.sweep.search import SweepSearch
 from greenprune.sweep.trial_driver import drive_trial
-from greenprune.trial import resolved
 
 log = logging.getLogger("greenprune")
 
@@ -55,48 +55,41 @@ def run_sweep(
     resume: bool = False,
     fresh: bool = False,
     quiet: bool = False,
+    any_versions: bool = False,
 ) -> Run:
     """Run every trial of an experiment's sweep; failed ones become rows. A run that is there is gone on with.
 
     address: a Ray cluster ("auto", "ray://host:10001"); None starts Ray on this machine. resume: there must be a
     run to go on with. fresh: start anew; the old run is kept beside the new one under a dated name. quiet: print
-    nothing. Raises ConfigError or SweepError before any trial starts, and before any file is touched.
+    nothing. any_versions: use artifacts, and go on with rows, that other versions of torch or another library made.
+    Raises ConfigError or SweepError before any trial starts, and before any file is touched.
     """
     if not isinstance(experiment, Experiment) or experiment.sweep is None:
         raise ConfigError("a sweep needs a sweep section, got none; add sweep.space, or use `greenprune trial`")
     if resume and fresh:
         raise ConfigError("--resume goes on with a run and --fresh starts anew, got both; leave one out")
-    experiment = _with_facts(experiment)
-    assert experiment.sweep is not None, "it still has its sweep"
+    if address and not ray.is_initialized():
+        start_ray(address)  # before anything that takes long
     storage = Storage(experiment.sweep.storage)
     run = RunFolder(storage, experiment.name)
     with run.driven_alone():
         known = [] if fresh else run.results()
-        if not fresh:
-            run.check_configuration(experiment, known)
-        if resume and not known and not _has_state(run):
+        experiment, depends_on = settled(experiment, run, known, fresh, any_versions)
+        if resume and not known and not run.exists():
             raise SweepError(f"--resume needs an interrupted run in {run.path}, got none; start it without --resume")
         if not ray.is_initialized():
-            start_ray(address)
+            start_ray(None)
         check_storage_is_shared(storage)
         if fresh and run.exists():
             log.info("the old run is now %s", run.keep_aside())
         run.write("config.yaml", yaml.safe_dump(experiment.to_dict(), sort_keys=False))
-        run.write("environment.json", json.dumps(environment(), indent=1))
-        interrupted = _fit(experiment, run, known, quiet)
+        run.write(FILE, json.dumps(environment() | {RECORD: depends_on}, indent=1))
+        interrupted = _fit(experiment, run, known, quiet, any_versions)
     failed = [result for result in read_results(run.path) if result.status == "failed"]
     return Run(run.path, load_trials(run.path), failed, interrupted)
 
 
-def _with_facts(experiment: Experiment) -> Experiment:
-    """The experiment with 'auto' resolved, checked once more against the model's own config."""
-    assets.model_facts(experiment.model, online=True)
-    benchmark = resolved(experiment.trial()).benchmark
-    data = experiment.to_dict() | {"benchmark": benchmark.model_dump(mode="json")}
-    return parse_experiment(data, source=f"experiment {experiment.name}")
-
-
-def _fit(experiment: Experiment, run: RunFolder, known: list[TrialResult], quiet: bool) -> bool:
+def _fit(experiment: Experiment, run: RunFolder, known: list[TrialResult], quiet: bool, any_versions: bool) -> bool:
     """Run Tune to its end, or go on with it; True where the user interrupted it."""
     assert experiment.sweep is not None, "checked by run_sweep"
     present = resources.nodes()
@@ -109,44 +102,24 @@ def _fit(experiment: Experiment, run: RunFolder, known: list[TrialResult], quiet
             run=run.name,
             needed=needed,
             experiment=experiment.model_dump_json(by_alias=True),
+            any_versions=any_versions,
         ),
         tune.PlacementGroupFactory([{"CPU": 0, resources.HEAD_NODE: 0.0001}]),
     )
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its new output can't be silenced; Live takes its place
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are shown by Live, once
-    search = SweepSearch(experiment, busy=functools.partial(node_is_taken, run.storage.uri), known=known)
+    journal = run.journal()
+    busy = functools.partial(node_is_taken, run.storage.uri)
+    search = SweepSearch(experiment, busy, known, tuple(journal.events), journal.record)
     live = Live(run, experiment, known, total=search.total, concurrent=concurrent, quiet=quiet)
-    tuner = _former_tuner(run, trainable) or _new_tuner(run, trainable, search, concurrent)
+    tuner = _tuner(run, trainable, search, concurrent)
     with live:
         tuner.fit()
     return not live.finished()
 
 
-def _tune_uri(run: RunFolder) -> str:
-    return f"{run.storage.uri}/{run.name}/tune"
-
-
-def _has_state(run: RunFolder) -> bool:
-    return tune.Tuner.can_restore(_tune_uri(run))
-
-
-def _former_tuner(run: RunFolder, trainable: Any) -> tune.Tuner | None:
-    """Tune as it was when it ended: failed trials start again, finished ones don't.
-
-    None where there is no state. One that can't be read (it's a pickle, perhaps of another version) is kept aside.
-    """
-    if not _has_state(run):
-        return None
-    try:
-        return tune.Tuner.restore(_tune_uri(run), trainable, restart_errored=True, resume_unfinished=True)
-    except Exception as problem:
-        aside = run.keep_aside("tune")
-        log.warning("Ray Tune's state can't be read (%s): going on from the results; it is now %s", problem, aside)
-        return None
-
-
-def _new_tuner(run: RunFolder, trainable: Any, search: SweepSearch, concurrent: int) -> tune.Tuner:
+def _tuner(run: RunFolder, trainable: Any, search: SweepSearch, concurrent: int) -> tune.Tuner:
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any, ClassVar
 
 from greenprune.errors import ConfigError, SweepError
 from greenprune.experiment import Experiment, parse_experiment, read_yaml
@@ -14,6 +17,8 @@ from greenprune.results import TrialResult, read_results
 from greenprune.storage import Storage, write_atomically
 
 REMEDY = "give this sweep another name=…, or start anew with --fresh, which keeps that run aside"
+
+Event = Mapping[str, Any]  # {"asked": trial id} or {"told": trial id, "objectives": {name: value} or None}
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,15 @@ class RunFolder:
         self.storage.pull(f"{self.name}/trials")
         return read_results(self.path)
 
+    def configuration(self) -> dict[str, Any] | None:
+        """What its config.yaml holds; None where there is none that can be read."""
+        if not self.storage.pull(f"{self.name}/config.yaml"):
+            return None
+        try:
+            return read_yaml(self.path / "config.yaml")
+        except ConfigError:  # check_configuration says so
+            return None
+
     def check_configuration(self, experiment: Experiment, results: list[TrialResult]) -> None:
         """Refuse to mix two configurations in one run. Raises SweepError; changes nothing."""
         path = self.path / "config.yaml"
@@ -59,16 +73,50 @@ class RunFolder:
         write_atomically(self.path / file, text)
         self.storage.push(f"{self.name}/{file}")
 
-    def keep_aside(self, part: str = "") -> Path:
-        """Move the run, or one folder in it, to a name with the date and time, beside it."""
-        old = f"{self.name}/{part}".rstrip("/")
-        new = f"{old}.{datetime.now():%Y-%m-%d-%H%M%S}"
-        self.storage.rename(old, new)
+    def journal(self) -> Journal:
+        """What the run's search suggested and was told so far, up to an event that can't be read."""
+        events: list[Event] = []
+        if self.storage.pull(f"{self.name}/{Journal.FILE}"):
+            for line in (self.path / Journal.FILE).read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    break
+                if not isinstance(event, dict) or event.keys() not in ({"asked"}, {"told", "objectives"}):
+                    break
+                events.append(event)
+        return Journal(self, events)
+
+    def keep_aside(self) -> Path:
+        """Move the run to a name with the date and time, beside it."""
+        new = f"{self.name}.{datetime.now():%Y-%m-%d-%H%M%S}"
+        self.storage.rename(self.name, new)
         return self.storage.local / new
+
+
+@dataclass
+class Journal:
+    """A search's events, kept in the run's folder: with them the next search decides as this one did."""
+
+    FILE: ClassVar[str] = "search.jsonl"
+    run: RunFolder
+    events: list[Event]
+
+    def record(self, event: Event) -> None:
+        """Note an event for good before anybody acts on it."""
+        self.events.append(event)
+        self.run.write(self.FILE, "".join(f"{json.dumps(event)}\n" for event in self.events))
 
 
 def _holds(path: Path, experiment: Experiment) -> bool:
     try:
-        return parse_experiment(read_yaml(path), source=str(path)) == experiment
+        return _what_trials_are(parse_experiment(read_yaml(path), source=str(path))) == _what_trials_are(experiment)
     except ConfigError:  # written by another version
         return False
+
+
+def _what_trials_are(experiment: Experiment) -> Experiment:
+    """Without what may change while a run goes on: how many trials run at once, how often a stage is tried."""
+    assert experiment.sweep is not None, "a run is of a sweep"
+    sweep = experiment.sweep.model_copy(update={"max_concurrent": None, "stage_retries": 0})
+    return experiment.model_copy(update={"sweep": sweep})

@@ -23,14 +23,19 @@ from greenprune.trial import run_trial, write_trial
 
 
 def drive_trial(
-    config: Mapping[str, Any], storage_uri: str, run: str, needed: Mapping[str, Need], experiment: str
+    config: Mapping[str, Any],
+    storage_uri: str,
+    run: str,
+    needed: Mapping[str, Need],
+    experiment: str,
+    any_versions: bool = False,
 ) -> None:
     """Tune's trainable: run one trial's stages as Ray tasks, write its row, report its objectives once."""
     sweep = Experiment.model_validate_json(experiment).sweep
     assert sweep is not None, "only a sweep drives trials"
     storage = Storage(storage_uri)
     log_path = storage.local / run / "trials" / config["trial_id"] / "log.txt"
-    result = write_row(config, storage, run, RayTasks(needed, sweep.stage_retries, str(log_path)))
+    result = write_row(config, storage, run, RayTasks(needed, sweep.stage_retries, str(log_path)), any_versions)
     # Tune waits for ever on a NaN, so only finite objectives are reported.
     tune.report({**reported(result.metrics, sweep.objectives), "number": result.number})
 
@@ -44,7 +49,9 @@ class Recorded(Protocol):
     def __call__(self, requests: Sequence[Request], storage_uri: str) -> list[Artifact]: ...
 
 
-def write_row(config: Mapping[str, Any], storage: Storage, run: str, execute: Recorded) -> TrialResult:
+def write_row(
+    config: Mapping[str, Any], storage: Storage, run: str, execute: Recorded, any_versions: bool = False
+) -> TrialResult:
     """Run one trial's stages, or take the row that is there, and write it. A failed one's row says why, then raises.
 
     config: what the search suggested (trial_id, number, trial).
@@ -54,13 +61,14 @@ def write_row(config: Mapping[str, Any], storage: Storage, run: str, execute: Re
     known = read_result(folder, config["trial_id"])
     finished = known if known and known.status == "ok" else None  # it ended, but Tune died before it took note
     status = Status(folder / "trials" / config["trial_id"])
-    started = time.time()
+    started, number = time.time(), config["number"]
+    how: dict[str, Any] = {"execute": execute, "watch": status.show, "any_versions": any_versions, "fixed": True}
     try:
-        result = finished or run_trial(trial, storage, execute=execute, watch=status.show, number=config["number"])
+        result = finished or run_trial(trial, storage, number=number, **how)
     except Exception as problem:
         error = f"{status.stage}: {first_line(problem)}"
         done = [asdict(artifact) for artifact in execute.done]
-        failed = TrialResult.failed(config["trial_id"], config["number"], config["trial"], error, started, done)
+        failed = TrialResult.failed(config["trial_id"], number, config["trial"], error, started, done)
         write_result(folder, failed)
         storage.push(f"{run}/trials/{config['trial_id']}")
         raise

@@ -104,6 +104,15 @@ BAD = {
     ),
     "bad name": ("name=../elsewhere", ["name", "../elsewhere"]),
     "override syntax": ("prune.block_size", ["key=value", "prune.block_size=4"]),
+    "override: no such day": ("calibration.dataset=2001-13-45", ["calibration.dataset", "readable YAML", "quote it"]),
+    "override: not its type": ("prune.ratio=!!int x", ["prune.ratio", "readable YAML", "'!!int x'", "quote it"]),
+    "override: nested deeply": (f"prune={'[' * 1000}", ["prune", "readable YAML", "[[["]),
+    "method is no text": ("prune.method={a: 1}", ["prune.method", "'a'", "choices"]),
+    "space: bounds too large": ("sweep.space={heal.dropout: {float: [-1.0e+308, 1.0e+308]}}", ["at most 1e+15"]),
+    "space: too many steps": ("sweep.space={heal.dropout: {float: [0, 1], step: 1.0e-300}}", ["at most 1e+15"]),
+    "model: no name of the hub": ("model.id=' '", ["model.id must be a folder", "owner/name", "' '"]),
+    "model: too long": (f"model.id={'x' * 300}", ["model.id must be a folder", "owner/name"]),
+    "model: nobody's home": ("model.id=~nobody-here/x", ["model.id", "~nobody-here/x", "check it"]),
     "override through a value": ("model.id.revision=x", ["model.id.revision", "to be a section"]),
 }
 
@@ -186,7 +195,7 @@ def test_points_respect_conditions():
 
 def test_float_grid_with_step():
     experiment = parse_experiment(BASE, ["sweep.space={heal.dropout: {float: [0.0, 0.3], step: 0.1}}"])
-    assert experiment.sweep.space["heal.dropout"].grid() == [0.0, 0.1, 0.2, 0.3]
+    assert list(experiment.sweep.space["heal.dropout"].values()) == [0.0, 0.1, 0.2, 0.3]
 
 
 def test_trial_id_is_stable_and_tells_trials_apart():
@@ -278,7 +287,7 @@ def test_thesis_study_is_the_one_described():
     assert isinstance(experiment.heal, LoraHealing)
     assert (experiment.heal.quantize, experiment.heal.dataset, experiment.heal.target_modules) == ("nf4", "c4", "mlp")
     assert (experiment.prune.method, experiment.benchmark.tasks) == ("angular", ["boolq"])
-    assert experiment.sweep.space["prune.block_size"].grid() == list(range(1, 17))
+    assert list(experiment.sweep.space["prune.block_size"].values()) == list(range(1, 17))
     assert experiment.sweep.resources.energy.exclusive == "device"
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+from tiny import write_text
 
 from greenprune.errors import ConfigError, SweepError
 from greenprune.experiment import parse_experiment
@@ -72,13 +76,28 @@ def test_the_same_command_goes_on_and_fresh_keeps_the_old_run_aside(small, ray_h
     assert len(load_trials(first.folder.with_name(aside[0]))) == 2
 
 
-def test_an_unreadable_state_of_tune_is_kept_aside(small, ray_here):
-    first = run_sweep(parse_experiment(small), quiet=True)
-    before = rows(first.folder)
-    (first.folder / "tune" / "tuner.pkl").write_bytes(b"a pickle of names that are gone")
-    run_sweep(parse_experiment(small), quiet=True)
-    assert rows(first.folder) == before
-    assert len(list(first.folder.glob("tune.*/tuner.pkl"))) == 1
+def test_going_on_reads_no_state_of_tune_and_takes_max_concurrent_as_it_now_is(small, ray_here, tmp_path):
+    """All trials fail, one after the other, for want of a text; then it's there, and three may run at once."""
+    text = tmp_path / "later.jsonl"
+    small["benchmark"] |= {"perplexity": [f"{text}@16"], "energy": None}
+    small["sweep"] |= {
+        "objectives": {"later_ppl@16": "min"},
+        "space": {"prune.block_size": {"choice": [1, 2, 3]}, "heal.method": {"choice": ["none"]}},
+        "resources": {stage: {"cpu": 0.3} for stage in ("collect", "prune", "heal", "accuracy")},
+    }
+    first = run_sweep(parse_experiment(small, ["sweep.max_concurrent=1"]), quiet=True)
+    assert len(first.failed) == 4
+    for path in filter(Path.is_file, (first.folder / "tune").rglob("*")):
+        path.write_bytes(b"a pickle of names that are gone")
+    write_text(text, 40, 1)
+    second = run_sweep(parse_experiment(small, ["sweep.max_concurrent=3"]), quiet=True)
+    assert [(result.number, result.status) for result in read_results(second.folder)] == [(n, "ok") for n in range(4)]
+    spans = [
+        (datetime.fromisoformat(result.started).timestamp(), result.seconds) for result in rows(first.folder).values()
+    ]
+    spans.sort()
+    assert any(later - earlier < seconds - 1 for (earlier, seconds), (later, _) in pairwise(spans)), "several at once"
+    assert len(RunFolder(Storage(second.folder.parent), "tiny").journal().events) == 2 * 2 * 4
 
 
 def test_a_run_stays_whole_where_ray_cannot_be_reached(small, tmp_path):
@@ -181,6 +200,11 @@ def test_a_fresh_head_keeps_the_rows_of_the_bucket(tmp_path, tiny_experiment):
 
 def test_finished_stages_are_reused(small, ray_here):
     run = run_sweep(parse_experiment(small), quiet=True)
-    run_sweep(parse_experiment(small), fresh=True, quiet=True)
+    for manifest in run.folder.parent.glob("_stages/accuracy/*/manifest.json"):  # as if another version had made them
+        known = json.loads(manifest.read_text())
+        key = known["key"].partition("-")[0] + "-0"
+        manifest.write_text(json.dumps(known | {"key": key}))
+        manifest.parent.rename(manifest.parent.with_name(key))
+    run_sweep(parse_experiment(small), fresh=True, quiet=True, any_versions=True)
     keys = [event["key"] for event in Store(run.folder.parent).events() if event["event"] == "computed"]
     assert len(keys) == len(set(keys))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
+
 import pytest
 from ray.tune.search import Searcher
 
 from greenprune.cluster.resources import Need, concurrency, needs
 from greenprune.config import StageResources
+from greenprune.errors import ConfigError
 from greenprune.experiment import parse_experiment
 from greenprune.results import TrialResult
 from greenprune.sweep.search import SweepSearch
@@ -73,23 +77,50 @@ def test_same_seed_same_trials(name):
     assert ids[0] != ids[2]
 
 
-@pytest.mark.parametrize("name", ["grid", *SEARCHES])
-def test_a_restored_search_goes_on_as_the_undisturbed_one(name, tmp_path):
-    chosen = {} if name == "grid" else {"search": name, "num_trials": 9}
-    undisturbed = [trial["trial_id"] for trial in run_all(SweepSearch(experiment(**chosen)))]
-    first = SweepSearch(experiment(**chosen))
-    before = run_all(first, count=4)
-    first.save(str(tmp_path / "state"))
-    second = SweepSearch(experiment(**chosen))
-    second.restore(str(tmp_path / "state"))
-    after = run_all(second, start=4)
-    assert [trial["trial_id"] for trial in before + after] == undisturbed
+@pytest.mark.parametrize("name", SEARCHES)
+def test_an_exhausted_space_ends_the_search(name):
+    small = {"prune.method": {"choice": ["angular", "bi"]}, "prune.block_size": {"int": [1, 3]}}
+    begun = time.monotonic()
+    found = run_all(SweepSearch(experiment(search=name, num_trials=50, space=small)))
+    assert len({trial["trial_id"] for trial in found}) == len(found) == 7
+    assert time.monotonic() - begun < 30  # a Gaussian process thinks for half a second
 
 
-def test_an_exhausted_space_ends_the_search():
-    small = {"prune.block_size": {"int": [1, 3]}}
-    found = run_all(SweepSearch(experiment(search="tpe", num_trials=50, space=small)))
-    assert len(found) == 4
+def test_a_sampler_that_repeats_itself_is_helped_out():
+    """Most combinations are refused, and one value is all but never drawn: every trial is found all the same."""
+    space = {
+        "prune.method": {"choice": ["angular"] * 30 + ["bi"]},
+        "prune.block_size": {"choice": [1] * 30 + [2, 3]},
+        "heal.dropout": {"choice": [0.0, 0.1]},
+    }
+    found = run_all(SweepSearch(experiment(search="random", num_trials=50, space=space)))
+    assert len(found) == 1 + 2 * 3 * 2
+
+
+def test_a_large_grid_is_walked():
+    steps = {"float": [0.0, 0.9], "step": 0.0001}
+    space = {
+        "prune.block_size": {"int": [1, 20]},
+        "heal.dropout": steps,
+        "heal.learning_rate": {**steps, "float": [0.1, 1.0]},
+    }
+    space["heal.rank"] = {"choice": [4, 8], "when": {"prune.block_size": [1]}}
+    tracemalloc.start()
+    begun = time.monotonic()
+    search = SweepSearch(experiment(space=space))
+    first = [search.suggest(f"t{i}") for i in range(3)]
+    assert time.monotonic() - begun < 30  # mostly the check of 5000 of its points
+    assert search.total == 1 + 9001 * 9001 * (19 + 2)
+    assert [trial["trial"]["heal"].get("dropout") for trial in first] == [None, 0.0, 0.0]
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+def test_one_axis_may_be_long():
+    space = {"heal.seed": {"int": [0, 10**9]}, "heal.rank": {"choice": [4], "when": {"heal.seed": [7]}}}
+    assert SweepSearch(experiment(space=space)).suggest("t0")["number"] == 0
+    with pytest.raises(ConfigError, match=r"never holds: heal.seed is 0 to 1000000000, got \[-1\]"):
+        experiment(space=space | {"heal.alpha": {"choice": [4], "when": {"heal.seed": [-1]}}})
 
 
 def test_failed_trials_do_not_stop_the_search():
@@ -178,7 +209,7 @@ def test_a_search_learns_only_what_a_front_would_take():
     for i, kind in enumerate(kinds):
         search.suggest(f"t{i}")
         search.on_trial_complete(f"t{i}", {"accuracy": 0.5, "energy_j_per_token": 1.0 + i, "energy_kind": kind})
-    assert [values["energy_j_per_token"] for values in search.results.values()] == [1.0, 4.0]
+    assert [values["energy_j_per_token"] for values in search.sampler.results.values()] == [1.0, 4.0]
 
 
 def test_known_results_are_told_by_the_same_rule():
@@ -192,4 +223,4 @@ def test_known_results_are_told_by_the_same_rule():
         for each, kind in zip(suggestions, kinds, strict=True)
     ]  # fmt: skip
     search = SweepSearch(experiment(search="tpe", num_trials=3), known=known)
-    assert list(search.results) == [suggestions[0]["trial_id"], suggestions[3]["trial_id"]]
+    assert list(search.sampler.results) == [suggestions[0]["trial_id"], suggestions[3]["trial_id"]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from greenprune.assets import note_on
 from greenprune.columns import parts_of, those_of
 from greenprune.comparability import finished
-from greenprune.config import split_text
+from greenprune.config import split_revision, split_text
 from greenprune.report.run import ReportedRun, distinct
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _stand_ins(trials: DataFrame) -> list[str]:
     if not {"benchmark.data", "benchmark.perplexity"} <= set(rows.columns):
         return []
     lists = rows.loc[rows["benchmark.data"] == "assets", "benchmark.perplexity"].dropna().unique()
-    sources = {split_text(text)[1] for cell in lists for text in json.loads(cell)}
+    sources = {split_revision(split_text(text)[1])[0] for cell in lists for text in json.loads(cell)}
     texts = [name for name in STAND_INS if name in sources]
     if not texts:
         return []
