@@ -1,7 +1,7 @@
 """Where a text's beginning is marked: with a BOS token before every block, once before the whole text, or nowhere.
 
 A model that was trained with BOS predicts badly without it, and its activations are others than in use: Gemma 3 270M's
-perplexity is three times as high. `auto` asks the tokenizer, and is decided before keys are computed, so that a trial's
+perplexity is three times as high. `auto` asks the tokenizer, and is settled before keys are computed, so that a trial's
 configuration says what was done.
 """
 

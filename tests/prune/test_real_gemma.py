@@ -57,3 +57,13 @@ def test_removing_a_fifth_of_the_layers_does_not_fit_it(tokenizer):
     """
     found = {bos: pruned_perplexity(tokenizer, {"method": "angular", "block_size": 4}, bos) for bos in ("each", "none")}
     assert found["each"] == found["none"] > 1000
+
+
+# method, and the perplexity that it left on 2026-11-24
+FITTING = {"wanda": 26.2, "minitron_width": 50.3, "llm_pruner": 51.0}
+
+
+@pytest.mark.parametrize("method", FITTING)
+def test_the_other_families_fit_it(tokenizer, method):
+    found = pruned_perplexity(tokenizer, {"method": method, "ratio": 0.2}, "each")
+    assert found == pytest.approx(FITTING[method], rel=0.1)
