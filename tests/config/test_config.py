@@ -112,7 +112,7 @@ BAD = {
     "space: too many steps": ("sweep.space={heal.dropout: {float: [0, 1], step: 1.0e-300}}", ["at most 1e+15"]),
     "model: no name of the hub": ("model.id=' '", ["model.id must be a folder", "owner/name", "' '"]),
     "model: too long": (f"model.id={'x' * 300}", ["model.id must be a folder", "owner/name"]),
-    "model: nobody's home": ("model.id=~nobody-here/x", ["model.id", "~nobody-here/x", "check it"]),
+    "model: nobody's home": ("model.id=~nobody-here/x", ["model.id", "~nobody-here/x", "check model.id"]),
     "override through a value": ("model.id.revision=x", ["model.id.revision", "to be a section"]),
 }
 
