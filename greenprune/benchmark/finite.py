@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
-from lm_eval.api.instance import Instance
 from transformers import LogitsProcessor
 
 from greenprune.errors import ModelError
@@ -14,12 +13,13 @@ from greenprune.errors import ModelError
 _REMEDY = "use model.dtype bfloat16 or float32, or prune less"
 
 
-def check_finite(requests: Sequence[Instance], log_likelihoods: Iterable[float]) -> None:
-    """Raises ModelError at the first request whose log-likelihood is NaN or infinite; it names the task."""
-    for request, value in zip(requests, log_likelihoods, strict=True):
+def check_finite(task: str | None, log_likelihoods: Iterable[float]) -> None:
+    """Raises ModelError, which names the task, at the first log-likelihood that is NaN or infinite."""
+    for value in log_likelihoods:
         if not math.isfinite(value):
-            task = request.task_name or "a task"
-            raise ModelError(f"{task}: logits must be finite to be scored, got a log-likelihood of {value}; {_REMEDY}")
+            raise ModelError(
+                f"{task or 'a task'}: logits must be finite to be scored, got a log-likelihood of {value}; {_REMEDY}"
+            )
 
 
 class FiniteLogits(LogitsProcessor):

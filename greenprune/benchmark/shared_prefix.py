@@ -70,6 +70,7 @@ class SharedPrefixLM(HFLM):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._encodings = _encodings_of(self)
+        self._task: str | None = None  # the one that is asked, for errors
         size = AUTO_BATCH_SIZE if self.batch_size == "auto" else int(self.batch_size)
         self.batch_tokens = size * TOKENS_A_SEQUENCE.get(self.device.type, TOKENS_A_SEQUENCE_ELSEWHERE)
         reason = why_stock_scoring(self)
@@ -92,9 +93,8 @@ class SharedPrefixLM(HFLM):
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
         """(log-likelihood of the continuation, whether it is the greedy one) for each (context, continuation)."""
         self._tokenise(string for request in requests for string in _strings(*request.args))
-        answers = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-        check_finite(requests, (value for value, _ in answers))
-        return answers
+        self._task = requests[0].task_name
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
     def _tokenise(self, strings: Iterator[str]) -> None:
         """Encode in one call what HFLM would encode string by string; strings with a BOS are left to it."""
@@ -112,12 +112,9 @@ class SharedPrefixLM(HFLM):
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of each whole text, in windows of max_length that don't overlap."""
-        rolling = self._rolling if self.shares else super().loglikelihood_rolling
-        totals = rolling(requests, disable_tqdm=disable_tqdm)
-        check_finite(requests, totals)
-        return totals
-
-    def _rolling(self, requests: list[Instance], disable_tqdm: bool) -> list[float]:
+        self._task = requests[0].task_name
+        if not self.shares:
+            return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
         windows: list[TokenRequest] = []
         ends = [0]
         for request in requests:
@@ -137,18 +134,26 @@ class SharedPrefixLM(HFLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """HFLM's greedy or sampled texts."""
-        self._finite = LogitsProcessorList([FiniteLogits(requests[0].task_name)])
+        self._task = requests[0].task_name
         return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
     def _model_generate(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return super()._model_generate(*args, logits_processor=self._finite, **kwargs)
+        finite = LogitsProcessorList([FiniteLogits(self._task)])
+        return super()._model_generate(*args, logits_processor=finite, **kwargs)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[TokenRequest], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[Answer]:
-        """Score (strings, context, continuation); a request too long loses tokens on the left, as in HFLM."""
-        if not self.shares:
-            return super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm, override_bs=override_bs)
+        """Score (strings, context, continuation). Raises ModelError for what isn't finite."""
+        if self.shares:
+            answers = self._shared(requests, disable_tqdm)
+        else:
+            answers = super()._loglikelihood_tokens(requests, disable_tqdm=disable_tqdm, override_bs=override_bs)
+        check_finite(self._task, (value for value, _ in answers))
+        return answers
+
+    def _shared(self, requests: Sequence[TokenRequest], disable_tqdm: bool) -> list[Answer]:
+        """What requests have in common once; one that is too long loses tokens on the left, as in HFLM."""
         inputs, targets = [], []
         for _, context, continuation in requests:
             assert context, "a context has at least the prefix token"
