@@ -136,6 +136,7 @@ ODD_LINES = [
     "<<: 1",
     "{<<: 1}",
     "!!set {a}",
+    "&a [*a]",
 ]
 SCALARS = st.sampled_from([*ODD_WORDS.split(), *ODD_LINES, "\t"])
 
