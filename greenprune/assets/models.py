@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,10 +46,7 @@ def note_on(model_id: str) -> str | None:
 
 def is_local(model_id: str) -> bool:
     """Whether an id is a folder: written as a path, or a folder that is no hub id, which has one slash at most."""
-    try:
-        return model_id.startswith((".", "/", "~")) or (model_id.count("/") != 1 and Path(model_id).is_dir())
-    except OSError:  # longer than a path may be
-        return False
+    return model_id.startswith((".", "/", "~")) or (model_id.count("/") != 1 and os.path.isdir(model_id))
 
 
 def local_model(model_id: str) -> Path:

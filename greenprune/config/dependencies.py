@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -37,7 +38,8 @@ def contents(value: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in strings_in(value):
         label, source, length = split_label(text)
-        if is_file(source) and (path := Path(source).expanduser()).is_file():
+        path = Path(os.path.expanduser(source))
+        if is_file(source) and os.path.isfile(path):  # also of what no path can be
             content = f"sha256:{content_hash(path)}{path.suffix}"  # the suffix tells how it is read
             found[text] = f"{split_text(text)[0]}={content}{length}" if label or length else content
     return found

@@ -30,13 +30,24 @@ def split_override(text: str) -> tuple[str, Any]:
 def parse_yaml(text: str, what: str) -> Any:
     """The plain value that a YAML text stands for. Raises ConfigError that begins with `what`."""
     try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except Exception as problem:  # PyYAML lets through what Python says of `2001-13-45`, `!!int x` or deep nesting
         if isinstance(problem, yaml.YAMLError):
             got = str(problem)
         else:
             got = f"{_beginning(text)!r} ({type(problem).__name__}: {problem})"
         raise ConfigError(f"{what} must be readable YAML, got {got}; quote it if it is text") from None
+    if _holds_itself(value):
+        raise ConfigError(f"{what} must end somewhere, got {_beginning(text)!r}, which holds itself; write it out")
+    return value
+
+
+def _holds_itself(value: Any, above: tuple[int, ...] = ()) -> bool:
+    """Whether an alias (`&a [*a]`) leads back into the mapping or list that it stands in."""
+    if not isinstance(value, dict | list):
+        return False
+    inside = value.values() if isinstance(value, dict) else value
+    return id(value) in above or any(_holds_itself(part, (*above, id(value))) for part in inside)
 
 
 def _beginning(text: str) -> str:

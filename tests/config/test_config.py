@@ -107,6 +107,7 @@ BAD = {
     "override: no such day": ("calibration.dataset=2001-13-45", ["calibration.dataset", "readable YAML", "quote it"]),
     "override: not its type": ("prune.ratio=!!int x", ["prune.ratio", "readable YAML", "'!!int x'", "quote it"]),
     "override: nested deeply": (f"prune={'[' * 1000}", ["prune", "readable YAML", "[[["]),
+    "override: holds itself": ("prune=&a {method: *a}", ["prune must end somewhere", "holds itself"]),
     "method is no text": ("prune.method={a: 1}", ["prune.method", "'a'", "choices"]),
     "space: bounds too large": ("sweep.space={heal.dropout: {float: [-1.0e+308, 1.0e+308]}}", ["at most 1e+15"]),
     "space: too many steps": ("sweep.space={heal.dropout: {float: [0, 1], step: 1.0e-300}}", ["at most 1e+15"]),
