@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from greenprune.assets import materialize
 from greenprune.config import Bos, ModelConfig, TrialConfig
-from greenprune.errors import ConfigError
+from greenprune.errors import AssetError, ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -91,4 +91,12 @@ def with_bos(config: TrialConfig) -> TrialConfig:
 def _tokenizer(model: ModelConfig) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(materialize(model, weights=False))
+    folder = materialize(model, weights=False)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as problem:  # Transformers has no one error for a folder without a tokenizer
+        said = (str(problem).strip().splitlines() or [""])[0]
+        raise AssetError(
+            f"model.id must be a model with its tokenizer, got {folder} ({type(problem).__name__}: {said}); save it "
+            "there with tokenizer.save_pretrained, or set bos: none wherever text is read"
+        ) from None

@@ -63,6 +63,7 @@ def stub_experiment(checkpoint: Path, storage: str) -> Experiment:
         {
             "name": "stub",
             "model": {"id": str(checkpoint)},
+            "calibration": {"bos": "none"},  # the model has no tokenizer
             "prune": {"method": "magnitude", "ratio": 0.3},
             "benchmark": {"tasks": [], "data": "assets", "perplexity": [], "energy": None},
             "sweep": {

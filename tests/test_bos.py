@@ -168,3 +168,10 @@ def test_the_tokenizer_is_read_only_where_it_decides():
     assert CalibrationConfig().bos == "auto"
     trial = TrialConfig.model_validate(out_of_reach | config)
     assert with_bos(trial).calibration.bos == "none"
+
+
+def test_a_model_without_tokenizer_is_refused_in_words(tmp_path, tiny_model):
+    tiny_model.save_pretrained(tmp_path / "bare")
+    trial = parse_experiment({"model": {"id": str(tmp_path / "bare")}, "prune": {"method": "none"}}).trial()
+    with pytest.raises(AssetError, match=r"model with its tokenizer, got .*bare.*save_pretrained, or set bos: none"):
+        with_bos(trial)

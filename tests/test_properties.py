@@ -90,12 +90,20 @@ KEYS = sorted(
 )
 
 
-def check(experiment: Experiment) -> None:
-    """What was accepted is a valid run: it is written and read, and its search suggests trials."""
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def check(experiment: Experiment, checkpoint: Path) -> None:
+    """What was accepted is a valid run: it is written and read, and its search suggests trials, here of a checkpoint
+    whose tokenizer needs no network.
+    """
     assert parse_experiment(yaml.safe_load(yaml.safe_dump(experiment.to_dict()))) == experiment
     assert experiment.trial().trial_id()
     if experiment.sweep:
-        search = SweepSearch(experiment)
+        model = experiment.model.model_copy(update={"id": str(checkpoint), "revision": None})
+        search = SweepSearch(experiment.model_copy(update={"model": model}))
         for number in range(3):
             suggestion = search.suggest(f"t{number}")
             if suggestion == Searcher.FINISHED:
@@ -103,10 +111,10 @@ def check(experiment: Experiment) -> None:
             assert suggestion["number"] == number
 
 
-def refused_in_words_or_runs(read: Callable[[], Experiment]) -> None:
+def refused_in_words_or_runs(read: Callable[[], Experiment], checkpoint: Path) -> None:
     try:
-        check(read())
-    except GreenpruneError as problem:  # also of a hub that can't be asked for the model's tokenizer
+        check(read(), checkpoint)
+    except GreenpruneError as problem:
         said = str(problem)
     else:
         return
@@ -116,8 +124,8 @@ def refused_in_words_or_runs(read: Callable[[], Experiment]) -> None:
 
 @TRIED_200_TIMES
 @given(mutations())
-def test_a_changed_experiment_is_refused_in_words_or_runs(data):
-    refused_in_words_or_runs(lambda: parse_experiment(data, source="mutated"))
+def test_a_changed_experiment_is_refused_in_words_or_runs(tiny_checkpoint, data):
+    refused_in_words_or_runs(lambda: parse_experiment(data, source="mutated"), tiny_checkpoint)
 
 
 ODD_WORDS = (
@@ -147,9 +155,11 @@ SCALARS = st.sampled_from([*ODD_WORDS.split(), *ODD_LINES, "\t"])
         st.tuples(st.sampled_from(KEYS) | st.text(max_size=9), SCALARS | st.text(max_size=9)), min_size=1, max_size=3
     ),
 )
-def test_overrides_are_refused_in_words_or_run(name, overrides):
+def test_overrides_are_refused_in_words_or_run(tiny_checkpoint, name, overrides):
     path = ROOT / "experiments" / f"{name}.yaml"
-    refused_in_words_or_runs(lambda: load_experiment(path, [f"{key}={value}" for key, value in overrides]))
+    refused_in_words_or_runs(
+        lambda: load_experiment(path, [f"{key}={value}" for key, value in overrides]), tiny_checkpoint
+    )
 
 
 @pytest.fixture(scope="module")
@@ -159,13 +169,13 @@ def changed_file(tmp_path_factory) -> Path:
 
 @TRIED_200_TIMES
 @given(st.sampled_from(FILES), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 9), SCALARS), min_size=1, max_size=3))
-def test_a_changed_file_is_refused_in_words_or_runs(changed_file, path, changes):
+def test_a_changed_file_is_refused_in_words_or_runs(tiny_checkpoint, changed_file, path, changes):
     text = path.read_text()
     for where, gone, put in changes:
         at = int(where * len(text))
         text = text[:at] + put + text[at + gone :]
     changed_file.write_text(text)
-    refused_in_words_or_runs(lambda: load_experiment(changed_file))
+    refused_in_words_or_runs(lambda: load_experiment(changed_file), tiny_checkpoint)
 
 
 # ------------------------------------------------------------------------------------------- tables of trials
