@@ -57,10 +57,8 @@ def test_code_in_pickled_weights_is_refused_and_never_runs(pickled, tmp_path, zi
         assert not trace.exists()
 
 
-@pytest.mark.parametrize(
-    ("files", "taken"), [(["model.safetensors", "pytorch_model.bin"], 1), (["pytorch_model.bin"], 1)]
-)
-def test_pickled_weights_are_fetched_only_where_there_are_no_others(monkeypatch, tmp_path, files, taken):
+@pytest.mark.parametrize("files", [["model.safetensors", "pytorch_model.bin"], ["pytorch_model.bin"]])
+def test_pickled_weights_are_fetched_only_where_there_are_no_others(monkeypatch, tmp_path, files):
     import fnmatch
 
     import huggingface_hub
