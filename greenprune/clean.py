@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -44,15 +44,16 @@ def leftovers(storage: Storage, days: float = 1.0, checkpoints: Checkpoints = "a
     for lock in storage.local.glob(".*.lock"):
         if is_held(lock):
             raise SweepError(f"a storage is cleaned while no run is driven, got {lock.name[1:-5]}; wait for its end")
-    runs = _runs(storage)
+    files = storage.files("")
+    runs = _runs(storage, files)
     named = {(made["stage"], made["key"]) for results in runs.values() for one in results for made in one.stages}
     kept = named if checkpoints == "all" else _with_front_models(storage, runs)
     found = []
-    for path, files in _folders(storage).items():
-        if max(file.changed for file in files) > time.time() - days * SECONDS_PER_DAY:
+    for path, inside in _folders(files).items():
+        if max(file.changed for file in inside) > time.time() - days * SECONDS_PER_DAY:
             continue
         if why := _why(storage, path, named, kept):
-            found.append(Leftover(path, sum(file.bytes for file in files), why))
+            found.append(Leftover(path, sum(file.bytes for file in inside), why))
     return sorted(found, key=lambda leftover: leftover.path)
 
 
@@ -78,20 +79,20 @@ def _why(storage: Storage, path: Path, named: set[tuple[str, str]], kept: set[tu
     return None if (stage, key) in kept else "a model off its run's front: it can be made again"
 
 
-def _folders(storage: Storage) -> dict[Path, list[FileState]]:
+def _folders(files: Mapping[str, FileState]) -> dict[Path, list[FileState]]:
     """The folders that may be judged, and their files: artifacts of each stage, and each scratch of workers."""
     folders = defaultdict(list)
-    for top, depth in (("_stages", 3), ("_workers", 2)):
-        for name, state in storage.files(top).items():
-            parts = Path(name).parts
-            if len(parts) > depth:
-                folders[Path(*parts[:depth])].append(state)
+    depths = {"_stages": 3, "_workers": 2}
+    for name, state in files.items():
+        parts = Path(name).parts
+        if len(parts) > (depth := depths.get(parts[0], len(parts))):
+            folders[Path(*parts[:depth])].append(state)
     return dict(folders)
 
 
-def _runs(storage: Storage) -> dict[str, list[TrialResult]]:
+def _runs(storage: Storage, files: Iterable[str]) -> dict[str, list[TrialResult]]:
     """The results of every run of the storage, by the run's name; those kept aside too."""
-    names = {Path(name).parts[0] for name in storage.files("") if Path(name).match("*/trials/*/result.json")}
+    names = {Path(name).parts[0] for name in files if Path(name).match("*/trials/*/result.json")}
     for name in names:
         storage.pull(f"{name}/trials")
     return {name: read_results(storage.local / name) for name in names}
