@@ -43,14 +43,15 @@ def run_trial(
     """Prune, heal and benchmark one configuration; finished stages below `storage` are reused.
 
     any_versions: also those that other versions of torch or another library made. fixed: the configuration says
-    already where its data comes from and at which commits (decided.py), as a sweep's does: nobody is asked.
+    already where its data comes from, at which commits (decided.py) and where BOS stands (bos.py), as a sweep's does:
+    nobody is asked.
 
     Returns the metrics of README's table. Raises what a stage raised; finished stages stay.
     """
     config = config.trial() if isinstance(config, Experiment) else config
     if not fixed:
-        config = TrialConfig.model_validate(decided(absolute(config.model_dump(mode="json"), Path.cwd())))
-    config = with_bos(config)
+        data = decided(absolute(config.model_dump(mode="json"), Path.cwd()))
+        config = with_bos(TrialConfig.model_validate(data))
     check_benchmark(config)
     for _ in range(DAMAGED_AT_MOST):
         with suppress(DamagedArtifact):  # it was set aside, so the next walk makes it again
