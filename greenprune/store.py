@@ -28,7 +28,7 @@ from typing import Any
 
 from greenprune.errors import DamagedArtifact
 from greenprune.locks import locked
-from greenprune.storage import Storage, sync_folder
+from greenprune.storage import Storage, sync
 from greenprune.storage.following import sent_as_it_grows
 from greenprune.storage.manifest import MANIFEST, damage, holds_all_files, read_manifest, seal
 
@@ -133,12 +133,11 @@ class Store:
         folder = self.storage.local / artifact.folder
         if not (folder / MANIFEST).exists() and not self.storage.pull(artifact.folder / MANIFEST):
             return None
-        lazily = self.storage.remote is not None and not holds_all_files(folder) and read_manifest(folder)
-        if not lazily and (problem := damage(folder)):
+        known = read_manifest(folder)
+        whole = self.storage.remote is None or holds_all_files(folder)
+        if (whole or known is None) and (problem := damage(folder)):
             self._set_aside(artifact, problem)
             return None
-        known = read_manifest(folder)
-        assert known is not None, "an undamaged folder has a manifest"
         return known
 
     def _by_other_versions(self, call: StageCall) -> list[dict[str, Any]]:
@@ -220,7 +219,7 @@ class Store:
             if not (target / MANIFEST).exists():
                 raise
             shutil.rmtree(partial)  # another machine finished the same artifact first: theirs stands
-        sync_folder(target.parent)
+        sync(target.parent)
         self.storage.delete_remote(relative)
 
     def get_or_compute(

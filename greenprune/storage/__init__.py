@@ -4,7 +4,7 @@ place.py: a folder or an object store. files.py: a file is whole or not there. m
 was? following.py: a half-done folder, sent as it grows.
 """
 
-from greenprune.storage.files import cache_dir, sync_folder, write_atomically
+from greenprune.storage.files import cache_dir, sync, write_atomically
 from greenprune.storage.place import FileState, Storage, local_folder
 
-__all__ = ["FileState", "Storage", "cache_dir", "local_folder", "sync_folder", "write_atomically"]
+__all__ = ["FileState", "Storage", "cache_dir", "local_folder", "sync", "write_atomically"]

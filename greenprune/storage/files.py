@@ -34,14 +34,14 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             sink.flush()
             os.fsync(sink.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries to the disk: without it a power cut may undo a rename."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Bring a file's content or a folder's entries to the disk: without the latter a power cut may undo a rename."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from greenprune.storage.files import cache_dir, sync_folder, write_atomically
+from greenprune.storage.files import cache_dir, sync, write_atomically
 
 MANIFEST = "manifest.json"
 
@@ -23,11 +22,11 @@ MANIFEST = "manifest.json"
 def seal(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write the manifest: `facts`, and `files` (bytes) and `sha256` by each file's name. All is on the disk then."""
     files, sums = {}, {}
-    for path in _files(folder):
-        name = path.relative_to(folder).as_posix()
-        files[name], sums[name] = path.stat().st_size, _synced_sha256(path)
-    for below in sorted(path for path in folder.rglob("*") if path.is_dir()):
-        sync_folder(below)
+    for path in sorted(path for path in folder.rglob("*") if path != folder / MANIFEST):
+        sync(path)
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            files[name], sums[name] = path.stat().st_size, _sha256(path)
     manifest = {**facts, "files": files, "sha256": sums}
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
     _remember_checked(folder)
@@ -71,18 +70,8 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _synced_sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from greenprune.errors import ConfigError, StorageError
 from greenprune.storage.files import cache_dir, whole_file
+from greenprune.storage.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
@@ -118,7 +119,7 @@ class Storage:
             return
         root = f"{self.prefix}/{Path(old).as_posix()}"
         # What makes a folder count goes first: half a folder must not look whole.
-        for entry in sorted(self._entries(old), key=lambda entry: entry.base_name != "manifest.json"):
+        for entry in sorted(self._entries(old), key=lambda entry: entry.base_name != MANIFEST):
             target = f"{self.prefix}/{Path(new).as_posix()}{entry.path[len(root) :]}"
             self._persistently(partial(self._move, entry.path, target), f"move {entry.path}")
         self._persistently(partial(self._there.delete_dir_contents, root, missing_dir_ok=True), f"empty {root}")
