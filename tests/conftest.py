@@ -12,6 +12,18 @@ from tiny import WORDS, tiny_config, write_text
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+def pytest_collection_modifyitems(items):
+    """Groups for processes that share the tests (pytest-xdist): tests on Ray, the longest, begin first and one by one;
+    the others stay together by file, for the fixtures that they share."""
+    groups = {}
+    for item in items:
+        marked = item.get_closest_marker("xdist_group")
+        groups[item] = marked.args[0] if marked else "ray" if "ray_here" in item.fixturenames else str(item.path)
+        if not marked:
+            item.add_marker(pytest.mark.xdist_group(groups[item]))
+    items.sort(key=lambda item: groups[item] != "ray")
+
+
 @pytest.fixture(autouse=True)
 def threads(request):
     """One thread for tiny models: two that share busy cores spin against each other, forty times slower."""
