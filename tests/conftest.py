@@ -12,6 +12,7 @@ from tiny import WORDS, tiny_config, write_text
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Groups for processes that share the tests (pytest-xdist): tests on Ray, the longest, begin first and one by one;
     the others stay together by file, for the fixtures that they share."""
