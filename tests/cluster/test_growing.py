@@ -40,7 +40,6 @@ print("there is room")
 """
 
 
-@pytest.mark.xdist_group("ray")
 def test_waits_for_the_autoscaler():
     environment = os.environ | {"RAY_NODE_TYPE_NAME": "head", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token_hex(32)}
     done = subprocess.run([sys.executable, "-c", GROWING], env=environment, capture_output=True, text=True, timeout=240)
