@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 from greenprune.logs import Seldom
 from greenprune.models.decoder import Decoder, LayerView, layer_output
 from greenprune.models.hooks import Hooks
+from greenprune.models.in_files import borrowed
 from greenprune.models.loss import cross_entropy
 
 log = logging.getLogger("greenprune")
@@ -81,7 +82,7 @@ class Shard:
 def whole(model: PreTrainedModel, tokens: Tensor) -> Shard:
     """The part of a worker that has everything."""
     counted = torch.ones(len(tokens), dtype=torch.bool)
-    return Shard(model.device, lambda _: nullcontext(), lambda _: None, counted, len(tokens))
+    return Shard(model.device, borrowed, lambda _: None, counted, len(tokens))
 
 
 @dataclass
