@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,7 +112,33 @@ def _give_back(weight: Tensor) -> None:
     first = -(-weight.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     size = (weight.data_ptr() + weight.nbytes - first) // mmap.PAGESIZE * mmap.PAGESIZE
     if size > 0:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), MADV_DONTNEED)
+        _dont_need(first, size)
+
+
+def _dont_need(start: int, size: int) -> None:
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), MADV_DONTNEED)
+
+
+@contextmanager
+def read_only(every_s: float = 0.2) -> Iterator[None]:
+    """Pages of mapped safetensors are given back while the `with` lasts: for code of others that reads them all once.
+
+    Nothing in it may change a mapped weight.
+    """
+    done = threading.Event()
+
+    def give_back() -> None:
+        while not done.wait(every_s):
+            for low, high in _mapped_ranges():
+                _dont_need(low, high - low)
+
+    thread = threading.Thread(target=give_back, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _mapped_ranges() -> list[tuple[int, int]]:
