@@ -131,6 +131,14 @@ COLUMNS: dict[str, Column] = {
     "peak_memory_bytes": _speed(
         "peak memory during the workload", "bytes", better="min", title="peak MiB", shown="{:,.0f}", scale=2**20
     ),
+    "<stage>_peak_memory_bytes": Column(
+        "peak memory of a stage: of its process, or of its GPUs together", "bytes", title="<stage> peak MiB",
+        shown="{:,.0f}", scale=2**20,
+    ),
+    "<stage>_predicted_memory_bytes": Column(
+        "the same as predicted from shapes before it ran", "bytes", title="<stage> predicted MiB", shown="{:,.0f}",
+        scale=2**20,
+    ),
     # ----------------------------------------------------------------------------------------------- energy
     "energy_j_per_token": _energy(
         "workload energy / (prompt + decoded tokens), gross", "J/token", title="J/token", phrase="energy per token",

@@ -38,6 +38,10 @@ class DamagedArtifact(StorageError):
     """A finished artifact whose files aren't those that were written. It is set aside, so it can be made again."""
 
 
+class MemoryExceeded(GreenpruneError, RuntimeError):
+    """A stage that doesn't fit into a machine's memory, by what its shapes say or by what happened."""
+
+
 class SweepError(GreenpruneError, RuntimeError):
     """A sweep that can't start or go on as asked."""
 

@@ -40,6 +40,7 @@ def metrics_of(
     metrics["machine_class"] = machine_class_of(workload)
     metrics |= _ratios(workload, _read(store, dense_energy, "energy.json"))
     metrics |= _of_making(list(made.values()), metrics)
+    metrics |= _of_memory([*made.values(), accuracy, *([energy] if energy else [])])
     return {name: value for name, value in metrics.items() if value is not None}
 
 
@@ -83,6 +84,12 @@ def _of_making(made: Sequence[Artifact], metrics: Mapping[str, Any]) -> dict[str
         a_request, ratio = metrics.get("energy_wh_per_1k_requests"), metrics.get("energy_ratio")
         found["break_even_requests"] = break_even_requests(sum(spent), a_request, ratio)
     return found
+
+
+def _of_memory(done: Sequence[Artifact]) -> dict[str, int | None]:
+    """What each stage took of memory, and what was predicted."""
+    taken = {f"{artifact.stage}_peak_memory_bytes": artifact.peak_memory_bytes for artifact in done}
+    return taken | {f"{artifact.stage}_predicted_memory_bytes": artifact.predicted_memory_bytes for artifact in done}
 
 
 def _of_pruning(report: Mapping[str, Any], parameters: int) -> dict[str, Any]:

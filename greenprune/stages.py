@@ -7,6 +7,7 @@ A stage's function knows nothing of all this (config/stages.py names it). `perfo
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +17,12 @@ from typing import Any
 
 from greenprune import assets
 from greenprune._callable import function_named
-from greenprune.config import STAGES, ModelConfig
+from greenprune.config import STAGES, CalibrationConfig, ModelConfig
 from greenprune.config.dependencies import contents, minor_versions, versions, with_contents
 from greenprune.energy.exclusive import Exclusive
-from greenprune.errors import SweepError
+from greenprune.errors import MemoryExceeded, ModelError, SweepError
 from greenprune.storage import Storage
-from greenprune.store import Artifact, StageCall, Store
+from greenprune.store import Artifact, StageCall, Store, clear
 
 log = logging.getLogger("greenprune")
 
@@ -43,7 +44,8 @@ class Request:
     (energy/exclusive.py); any_versions: an artifact that other versions of libraries made will do as well.
 
     libraries, texts: the versions that decide its numbers, and what stands for each text file (config/dependencies.py),
-    both as they are where the request is made: on the head, whatever node the stage runs on.
+    both as they are where the request is made: on the head, whatever node the stage runs on. halved: the work is done
+    with half the batch, for the same artifact: memory didn't suffice for the whole.
     """
 
     stage: str
@@ -55,6 +57,7 @@ class Request:
     any_versions: bool = False
     libraries: Mapping[str, str] | None = None
     texts: Mapping[str, str] | None = None
+    halved: bool = False
 
     def __post_init__(self) -> None:
         needs = STAGES[self.stage].needs
@@ -63,6 +66,22 @@ class Request:
             object.__setattr__(self, "libraries", minor_versions(STAGES[self.stage].libraries))
         if self.texts is None:
             object.__setattr__(self, "texts", contents(self._named))
+
+    def smaller(self) -> Request | None:
+        """The same with half the batch; None where it is so already, or the batch is a sample, or what is measured."""
+        text = self.facts.get("calibration")
+        part = CalibrationConfig(**{**CalibrationConfig.LATER, **text}) if text else self.section
+        return None if self.halved or part.halved() is None else replace(self, halved=True)
+
+    def parts(self) -> tuple[Any, Mapping[str, Any]]:
+        """The section and the facts that the work is done with."""
+        if not self.halved:
+            return self.section, self.facts
+        if text := self.facts.get("calibration"):
+            less = CalibrationConfig(**{**CalibrationConfig.LATER, **text}).halved()
+            assert less is not None, "only what can be halved is"
+            return self.section, {**self.facts, "calibration": less.identity()}
+        return self.section.halved(), self.facts
 
     @property
     def _named(self) -> dict[str, Any]:
@@ -151,8 +170,7 @@ def _place(request: Request) -> dict[str, Any]:
 
 
 def _unmetered(request: Request, store: Store, out: Path) -> dict[str, Any]:
-    _work(request, store, out)
-    return {}
+    return _fitted(request, store, out)
 
 
 def _metered(request: Request, store: Store, out: Path) -> dict[str, Any]:
@@ -169,11 +187,12 @@ def _metered(request: Request, store: Store, out: Path) -> dict[str, Any]:
     except EnergyError as problem:
         meter = AbsentMeter(str(problem))
     with meter.window(request.stage) as window:
-        _work(request, store, out)
+        made = _fitted(request, store, out)
     if resumed:  # a former attempt's part is lost with its process
-        return {}
+        return made
     reading, machine = window.reading, machine_identity()[0]
     return {
+        **made,
         "energy_j": reading.energy_j,
         "energy_kind": reading.grade,
         "energy_source": reading.source,
@@ -186,11 +205,65 @@ def perform_all(requests: Sequence[Request], storage_uri: str) -> list[Artifact]
     return [perform(request, storage_uri) for request in requests]
 
 
-def _work(request: Request, store: Store, out: Path) -> None:
-    stage = STAGES[request.stage]
+def _fitted(request: Request, store: Store, out: Path) -> dict[str, Any]:
+    """Do a stage's work, with half the batch where memory doesn't suffice; gives what it took of memory.
+
+    Raises MemoryExceeded where that doesn't suffice either.
+    """
+    import torch
+
+    from greenprune.benchmark.memory import PeakMemory, is_out_of_memory, memory_here
+    from greenprune.models.load import default_device
+
     inputs = {name: _locate(parent, store) for name, parent in request.inputs.items()}
+    expected = _expected(request, inputs["checkpoint"])
+    failed: list[str] = []
+    for attempt in filter(None, (request, request.smaller())):
+        peak = PeakMemory(torch.device(default_device()))
+        try:
+            _work(attempt, inputs, out)
+        except Exception as problem:
+            if not is_out_of_memory(problem):
+                raise
+            failed.append(f"{_gib(peak.bytes())} ({str(problem).splitlines()[0][:120]})")
+        else:
+            alone = getattr(request.section, "num_workers", 1) == 1  # else others did the work
+            measured = {"peak_memory_bytes": peak.bytes() if alone else None}
+            return {**measured, "predicted_memory_bytes": expected, "halved": attempt.halved}
+        log.warning("%s ran out of memory at %s", request.stage, failed[-1])
+        if not STAGES[request.stage].resumes:
+            clear(out)
+        gc.collect()
+    raise MemoryExceeded(
+        f"the {request.stage} stage must fit into the {_gib(memory_here())} of {socket.gethostname()}, got out of "
+        f"memory at {', with half the batch at '.join(failed)}; predicted: {_gib(expected)}. Lower its batch_size, "
+        f"or give it more (sweep.resources.{request.stage})"
+    )
+
+
+def _work(request: Request, inputs: Mapping[str, Path | None], out: Path) -> None:
+    stage, (section, facts) = STAGES[request.stage], request.parts()
     options = {**request.options, "exclusive": request.exclusive} if stage.machine_bound else request.options
-    function_named(stage.function)(out, config=request.section, **inputs, **request.facts, **options)
+    function_named(stage.function)(out, config=section, **inputs, **facts, **options)
+
+
+def _expected(request: Request, checkpoint: Path | None) -> int | None:
+    """What the stage is predicted to take of memory here; None for a model that isn't in the table."""
+    from greenprune.memory import place_here, predicted
+    from greenprune.models.sizes import sizes_of
+
+    source = request.options.get("source")
+    dtype = source.dtype if source else request.options.get("dtype", "auto")
+    assert checkpoint is not None, "every stage has a model"
+    try:
+        sizes = sizes_of(checkpoint, dtype, source.trust_remote_code if source else False)
+    except ModelError:
+        return None
+    return predicted(request.stage, sizes, request.section, request.facts, place_here()).total
+
+
+def _gib(size: int | None) -> str:
+    return "an unknown size" if size is None else f"{size / 2**30:.1f} GiB"
 
 
 def _locate(parent: Source | Artifact | None, store: Store) -> Path | None:

@@ -35,6 +35,8 @@ from greenprune.storage.manifest import MANIFEST, damage, holds_all_files, read_
 log = logging.getLogger("greenprune")
 Work = Callable[[Path], Mapping[str, Any] | None]
 UNGUARDED = nullcontext()
+# What a manifest says of an artifact's making, beside its seconds
+RECORDED = ("energy_j", "energy_kind", "machine", "peak_memory_bytes", "predicted_memory_bytes")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Artifact:
     """A finished stage's output: a folder in the store.
 
     energy_j: what making it took, None if not metered; energy_kind, machine: how, and on which hardware.
+    peak_memory_bytes, predicted_memory_bytes: what it took of memory, and what shapes had said; None if not known.
     """
 
     stage: str
@@ -51,6 +54,8 @@ class Artifact:
     energy_j: float | None = None
     energy_kind: str | None = None
     machine: str | None = None
+    peak_memory_bytes: int | None = None
+    predicted_memory_bytes: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -256,7 +261,7 @@ class Store:
 
 
 def _artifact(call: StageCall, manifest: Mapping[str, Any], reused: bool) -> Artifact:
-    metered = {name: manifest.get(name) for name in ("energy_j", "energy_kind", "machine")}
+    metered = {name: manifest.get(name) for name in RECORDED}
     return Artifact(call.stage, manifest["key"], manifest["seconds"], reused, **metered)
 
 

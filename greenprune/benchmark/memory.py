@@ -1,38 +1,72 @@
-"""Peak memory of work on a device."""
+"""Memory of a device: how much there is, and the peak that work took."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
+import weakref
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
+# Of a container: cgroup v2, and v1
+CGROUP_LIMITS = tuple(map(Path, ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")))
+
 
 class PeakMemory:
-    """Peak memory from its making on: the allocator's on a GPU, the process's resident set on Linux.
+    """Peak memory from its making on: that of all GPUs' allocators, or the process's resident set on Linux.
 
-    The resident set holds Python and its libraries too, some hundreds of MB that all models share.
+    The resident set holds Python and its libraries too, some hundreds of MB that all models share. The system has one
+    mark, which a new one resets: those that were there keep what it was.
     """
 
+    alive: ClassVar[weakref.WeakSet[PeakMemory]] = weakref.WeakSet()
+
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self.before = device, 0
+        for other in self.alive:
+            other.before = other.bytes() or 0
+        self.alive.add(self)
         gc.collect()
         if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+            for gpu in range(torch.cuda.device_count()):
+                torch.cuda.reset_peak_memory_stats(gpu)
         self.resettable = device.type == "cpu" and _reset_high_water_mark()
 
     def bytes(self) -> int | None:
         """None where the system doesn't tell."""
         if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
+            return max(self.before, sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))))
         if not self.resettable:
             return None
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+                return max(self.before, int(line.split()[1]) * 1024)
         return None
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Whether a stage failed for want of memory, on a GPU, here, or in a worker that is quoted."""
+    text = str(problem).lower()
+    said = isinstance(problem, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    return isinstance(problem, MemoryError | torch.OutOfMemoryError) or said
+
+
+def memory_here() -> int:
+    """Bytes that a stage can have here: of all GPUs that it sees, else of the machine or of this process's cgroup."""
+    if torch.cuda.is_available():
+        return sum(torch.cuda.get_device_properties(gpu).total_memory for gpu in range(torch.cuda.device_count()))
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([whole, *(limit for path in CGROUP_LIMITS if (limit := _number_in(path)))])
+
+
+def _number_in(path: Path) -> int | None:
+    with suppress(OSError, ValueError):  # "max" where there is no limit
+        return int(path.read_text())
+    return None
 
 
 def _reset_high_water_mark() -> bool:

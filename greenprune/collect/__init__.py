@@ -194,7 +194,7 @@ def collect_stage(
     use_gpu: whether each of several workers has a GPU; None: where the cluster has some.
     """
     from greenprune.data import calibration_tokens
-    from greenprune.models import load_checkpoint, load_tokenizer
+    from greenprune.models import load_streamed, load_tokenizer
 
     started = time.perf_counter()
     tokens = calibration_tokens(
@@ -205,7 +205,7 @@ def collect_stage(
 
         statistics = collect_sharded(source, tokens, want, config, scratch, use_gpu)
     else:
-        model: Any = load_checkpoint(checkpoint, source.dtype, trust_remote_code=source.trust_remote_code)
+        model: Any = load_streamed(checkpoint, source.dtype, source.trust_remote_code)
         statistics = collect(model, tokens, want, batch_size=config.batch_size)
     statistics.save(out)
     log.info(

@@ -95,7 +95,7 @@ class ForwardPass:
     ) -> ForwardPass:
         """Feed all samples; those with `counted` False [num_samples] are computed but left out of the sums."""
         lines = Seldom()
-        with Hooks() as hooks:
+        with Hooks() as hooks, self.decoder.one_at_a_time():
             for watcher in self.watchers:
                 watcher.attach(self.decoder, hooks)
             for start in range(0, len(tokens), batch_size):

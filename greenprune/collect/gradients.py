@@ -3,8 +3,8 @@
 Gradients of a whole model are as large as the model, and a sum of |w·g| needs the gradient of all samples at
 once. So backpropagation goes layer by layer here: a forward pass keeps the layers' inputs (in CPU memory); then, from
 the last layer to the first, a layer is run again for every batch, its gradients are added up, scored and dropped.
-The peak is the model, one layer's gradients and one layer's activations, whatever the number of samples, and the
-cost that of activation checkpointing. (Transformers' own checkpointing only works in training mode.)
+The peak is the model, one layer's gradients, one layer's activations and some positions' logits, whatever the number
+of samples, and the cost that of activation checkpointing. (Transformers' own only works in training mode.)
 
 The loss is the mean next-token cross-entropy over all tokens; all samples have one length.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -27,7 +27,8 @@ from transformers import PreTrainedModel
 from greenprune.logs import Seldom
 from greenprune.models.decoder import Decoder, LayerView, layer_output
 from greenprune.models.hooks import Hooks
-from greenprune.models.loss import cross_entropy
+from greenprune.models.in_files import borrowed
+from greenprune.models.loss import loss_gradient
 
 log = logging.getLogger("greenprune")
 
@@ -81,7 +82,7 @@ class Shard:
 def whole(model: PreTrainedModel, tokens: Tensor) -> Shard:
     """The part of a worker that has everything."""
     counted = torch.ones(len(tokens), dtype=torch.bool)
-    return Shard(model.device, lambda _: nullcontext(), lambda _: None, counted, len(tokens))
+    return Shard(model.device, borrowed, lambda _: None, counted, len(tokens))
 
 
 @dataclass
@@ -165,9 +166,10 @@ class LayerCalls:
                 hooks.before(layer, before(index))
                 hooks.after(layer, after)
             tokens, counted = tokens.to(self.shard.device), counted.to(self.shard.device)
-            logits = self.decoder.model(input_ids=tokens, use_cache=False).logits[counted, :-1]
-            loss = cross_entropy(logits, tokens[counted, 1:])
-            (batch.upstream,) = torch.autograd.grad(loss, leaves)
+            states = self.decoder.backbone(input_ids=tokens, use_cache=False).last_hidden_state
+            gradient = torch.zeros_like(states)
+            gradient[counted, :-1] = loss_gradient(self.decoder.model, states[counted, :-1], tokens[counted, 1:])
+            (batch.upstream,) = torch.autograd.grad(states, leaves, gradient)
         return batch
 
     def fill_inputs(self, layers: range) -> None:

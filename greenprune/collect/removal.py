@@ -44,15 +44,16 @@ def losses_without(model: PreTrainedModel, tokens: Tensor, blocks: Sequence[rang
     started, lines = time.monotonic(), Seldom()
     model.eval()
     try:
-        for done, rows in enumerate(tokens.split(batch_size)):
-            batch = rows.to(model.device)
-            states = _states_before(decoder, batch, {block.start for block in blocks})
-            for index, block in enumerate(blocks):
-                with decoder.running([*[_Given(states[block.start])] * block.stop, *decoder.layers[block.stop :]]):
-                    totals[index] += total_loss(model, batch)
-                if lines.due():
-                    share = (done + (index + 1) / len(blocks)) / math.ceil(len(tokens) / batch_size)
-                    log.info("removing layers in turn: %.0f %% after %.0f s", 100 * share, lines.last - started)
+        with decoder.one_at_a_time():
+            for done, rows in enumerate(tokens.split(batch_size)):
+                batch = rows.to(model.device)
+                states = _states_before(decoder, batch, {block.start for block in blocks})
+                for index, block in enumerate(blocks):
+                    with decoder.running([*[_Given(states[block.start])] * block.stop, *decoder.layers[block.stop :]]):
+                        totals[index] += total_loss(model, batch)
+                    if lines.due():
+                        share = (done + (index + 1) / len(blocks)) / math.ceil(len(tokens) / batch_size)
+                        log.info("removing layers in turn: %.0f %% after %.0f s", 100 * share, lines.last - started)
     finally:
         model.train(training)
     losses = totals / (tokens.shape[0] * (tokens.shape[1] - 1))

@@ -73,6 +73,7 @@ def collect_on_worker(inputs: dict[str, Any]) -> Statistics:
 
     from greenprune.collect.forward import ForwardPass
     from greenprune.collect.gradients import Shard
+    from greenprune.models.in_files import read_only
     from greenprune.models.load import DTYPES, model_class
 
     source: ModelConfig = inputs["source"]
@@ -85,9 +86,10 @@ def collect_on_worker(inputs: dict[str, Any]) -> Statistics:
     deepspeed.init_distributed(dist_backend=dist.get_backend())
     alive = HfDeepSpeedConfig(settings)  # from_pretrained shards only while this object lives
     checkpoint = materialize(source)
-    model = model_class(checkpoint).from_pretrained(
-        checkpoint, dtype=DTYPES[source.dtype], trust_remote_code=source.trust_remote_code
-    )
+    with read_only():  # rank 0 reads the whole checkpoint
+        model = model_class(checkpoint).from_pretrained(
+            checkpoint, dtype=DTYPES[source.dtype], trust_remote_code=source.trust_remote_code
+        )
     rank, world = dist.get_rank(), dist.get_world_size()
     tokens = torch.from_numpy(inputs["tokens"])
     rows = torch.arange(rank, math.ceil(len(tokens) / world) * world, world)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -68,6 +68,9 @@ class BenchmarkConfig(Section):
         "auto", description="BOS before each of perplexity's segments, the first, or none; tasks as lm-eval"
     )
     energy: EnergyConfig | None = EnergyConfig()
+
+    def halved(self) -> Self | None:
+        return self.model_copy(update={"batch_size": self.batch_size // 2}) if self.batch_size > 1 else None
 
     def reads_hub(self) -> bool:
         """Whether it matters where data comes from: for tasks, and texts that are neither files nor assets."""

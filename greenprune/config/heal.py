@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, create_model, model_validator
 
@@ -62,6 +62,13 @@ class LoraHealing(HealConfig):
         2.0, gt=1, description="a loss above this multiple of the first validation loss stops the trial"
     )
     seed: Int = 0
+
+    def halved(self) -> Self | None:
+        """Twice as many forwards make a step, so that a step sees as many sequences."""
+        if self.batch_size % 2:
+            return None
+        fields = {"batch_size": self.batch_size // 2, "gradient_accumulation": 2 * self.gradient_accumulation}
+        return self.model_copy(update=fields)
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> LoraHealing:

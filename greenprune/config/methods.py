@@ -105,6 +105,7 @@ METHODS: dict[str, Method] = {
         "heads and channels of the smallest products of weight and input norm",
         "An et al. 2023 (its baseline), arXiv:2312.11983",
         _dense_activations,
+        layerwise=True,
     ),
     "minitron_width": Method(
         MinitronWidthPruning,
@@ -125,6 +126,7 @@ METHODS: dict[str, Method] = {
         "zeros for the smallest products of weight and input norm",
         "Sun et al. 2023, arXiv:2306.11695",
         tokens=True,
+        layerwise=True,
     ),
     "sparsegpt": Method(
         MaskPruning,
@@ -132,6 +134,8 @@ METHODS: dict[str, Method] = {
         "zeros where the other weights can best make up for them, which they then do",
         "Frantar & Alistarh 2023, arXiv:2301.00774",
         tokens=True,
+        layerwise=True,
+        hessian=True,
     ),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -46,3 +46,6 @@ class CalibrationConfig(Section):
     seed: Int = 0
     bos: Bos = Field("auto", description="BOS before each block, the first, or none; auto asks the tokenizer")
     num_workers: Int = Field(1, ge=1, description="more than one shards the model by DeepSpeed ZeRO-3")
+
+    def halved(self) -> Self | None:
+        return self.model_copy(update={"batch_size": self.batch_size // 2}) if self.batch_size > 1 else None

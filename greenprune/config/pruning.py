@@ -29,7 +29,8 @@ class Method:
     version: raised when its output changes for the same input, so that its old artifacts are left aside, and no other
     method's. fields: the parameters it takes. statistics: names of collect.STATISTICS, gathered once over the
     dense model and shared by all methods, ratios and options that ask for the same set. tokens: the function
-    runs the model itself, on the calibration tokens.
+    runs the model itself, on the calibration tokens; layerwise: a layer at a time for all of them; hessian: with a
+    matrix [inputs, inputs] for each input (both for greenprune/memory.py).
     """
 
     fields: type[PruneConfig]
@@ -38,6 +39,8 @@ class Method:
     paper: str
     statistics: frozenset[str] | Callable[[Any], frozenset[str]] = frozenset()
     tokens: bool = False
+    layerwise: bool = False
+    hessian: bool = False
     version: int = 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Union
+from typing import Annotated, Any, ClassVar, Self, Union
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
@@ -26,6 +26,10 @@ class Section(BaseModel):
             elif isinstance(value, Section):
                 fields[name] = value.identity()
         return fields
+
+    def halved(self) -> Self | None:
+        """The same with half as many samples in a forward, which gives the same but for rounding; None: it can't."""
+        return None
 
     def output_version(self) -> int:
         """How often the output of what it configures has changed for the same input, beside its stage's version."""

@@ -35,6 +35,7 @@ class Stage:
     has that to itself. disturbed: `f(folder)`, whether an artifact of it was spoiled by other work on its machine, so
     that whoever asks next makes another. resumes: it goes on from what a former attempt left in its folder. libraries:
     those that decide its numbers; with another major or minor version of one the artifact is another.
+    memory: `f(sizes, section, facts, place)`, what it needs of memory (greenprune/memory.py); None: the weights.
     """
 
     function: str
@@ -49,6 +50,7 @@ class Stage:
     disturbed: str | None = None
     resumes: bool = False
     libraries: tuple[str, ...] = ("torch", "transformers")
+    memory: str | None = None
 
     @property
     def section_type(self) -> Any:
@@ -65,6 +67,7 @@ STAGES: dict[str, Stage] = {
         "statistics",
         section=CalibrationConfig,
         default=CalibrationConfig(),
+        memory="greenprune.memory:of_collect",
     ),
     "prune": Stage(
         "greenprune.prune:prune_stage",
@@ -73,6 +76,7 @@ STAGES: dict[str, Stage] = {
         "model",
         needs=("checkpoint", "statistics"),
         variants=PRUNE_VARIANTS,
+        memory="greenprune.memory:of_prune",
     ),
     "heal": Stage(
         "greenprune.heal:heal_stage",
@@ -83,6 +87,7 @@ STAGES: dict[str, Stage] = {
         variants=HEAL_VARIANTS,
         resumes=True,
         libraries=("torch", "transformers", "peft", "bitsandbytes"),
+        memory="greenprune.memory:of_heal",
     ),
     "accuracy": Stage(
         "greenprune.benchmark:accuracy_stage",
@@ -92,6 +97,7 @@ STAGES: dict[str, Stage] = {
         section=BenchmarkConfig,
         default=BenchmarkConfig(),
         libraries=("torch", "transformers", "lm_eval"),
+        memory="greenprune.memory:of_accuracy",
     ),
     "energy": Stage(
         "greenprune.benchmark:energy_stage",
@@ -100,5 +106,6 @@ STAGES: dict[str, Stage] = {
         "benchmark",
         machine_bound=True,
         disturbed="greenprune.benchmark:was_disturbed",
+        memory="greenprune.memory:of_energy",
     ),
 }

@@ -17,6 +17,8 @@ from torch import LongTensor, Tensor, nn
 from transformers import PreTrainedModel
 
 from greenprune.models.architectures import Layout, architecture_of
+from greenprune.models.hooks import Hooks
+from greenprune.models.in_files import borrowed, put_away
 
 LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MiB in fp32: all positions' together would be the largest tensor of a pass
 
@@ -183,6 +185,20 @@ class Decoder:
 
     def views(self) -> list[LayerView]:
         return [self.view(layer) for layer in range(len(self))]
+
+    def in_turn(self, layers: Iterable[int] | None = None) -> Iterator[tuple[int, LayerView]]:
+        """Some layers (default: all), one after the other; the weights of each are put away before the next comes."""
+        for layer in range(len(self)) if layers is None else layers:
+            with borrowed(self.layers[layer]):
+                yield layer, self.view(layer)
+
+    @contextmanager
+    def one_at_a_time(self) -> Iterator[None]:
+        """A forward inside puts the weights of each layer away when it has run."""
+        with Hooks() as hooks:
+            for layer in self.layers:
+                hooks.after(layer, lambda module, *_: put_away(module))
+            yield
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[…, vocabulary] of the backbone's states […, hidden_size]: the head, and Gemma's soft cap."""

@@ -17,7 +17,9 @@ from greenprune.assets import materialize
 from greenprune.config import ModelConfig, absolute_model
 from greenprune.errors import AssetError
 from greenprune.models.architectures import ARCHITECTURES
+from greenprune.models.in_files import IN_FILES_FROM, leave_in_files
 from greenprune.models.modeling_pruned import pruned_class
+from greenprune.models.parts import in_dtype, save_in_parts, weight_bytes
 
 transformers_logging.disable_progress_bar()  # a bar for each load drowns the progress of a trial
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,7 +39,10 @@ def load_model(
 
 
 def load_checkpoint(
-    folder: Path, dtype: str = "auto", device: str | None = None, trust_remote_code: bool = False
+    folder: Path,
+    dtype: str = "auto",
+    device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """The model in `folder`, in evaluation mode, on `device` (default: the GPU if there is one).
 
@@ -48,6 +53,21 @@ def load_checkpoint(
             folder, dtype=DTYPES.get(dtype, "auto"), trust_remote_code=trust_remote_code, weights_only=True
         )
     return model.to(device or default_device()).eval()
+
+
+def load_streamed(folder: Path, dtype: str = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
+    """As `load_checkpoint`; a large model that no GPU holds stays in its files, to be read part by part (in_files.py).
+
+    Both give the same numbers wherever the model runs on a CPU.
+    """
+    size = weight_bytes(folder, DTYPES.get(dtype))
+    if size < IN_FILES_FROM or fits_a_gpu(size):
+        return load_checkpoint(folder, dtype, trust_remote_code=trust_remote_code)
+    with in_dtype(folder, DTYPES.get(dtype)) as files:
+        model = load_checkpoint(files, dtype, "cpu", trust_remote_code)
+        leave_in_files(model)
+    model.name_or_path = model.config.name_or_path = str(folder)
+    return model
 
 
 @contextmanager
@@ -78,9 +98,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
     """Write a Transformers checkpoint (safetensors) with its tokenizer, and the code that its class needs."""
-    model.save_pretrained(folder)
+    save_in_parts(model, folder)
     tokenizer.save_pretrained(folder)
 
 
 def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def fits_a_gpu(size: int) -> bool:
+    """Whether weights of so many bytes leave the GPU the fifth of its free memory that passes over text need."""
+    return torch.cuda.is_available() and size < 0.8 * torch.cuda.mem_get_info()[0]

@@ -1,7 +1,7 @@
 """How badly a model predicts text: next-token cross-entropy, in nats, taken in fp32 whatever the model's dtype.
 
-All logits of a forward would be its largest tensor (1 GiB for 2048 tokens of a 128k vocabulary), so where no gradient
-is asked for they are made for some positions at a time.
+All logits of a forward would be its largest tensor (1 GiB for 2048 tokens of a 128k vocabulary), so they are made for
+some positions at a time, with a gradient too.
 """
 
 from __future__ import annotations
@@ -43,12 +43,33 @@ def mean_loss(model: PreTrainedModel, blocks: Tensor, batch_size: int = 1) -> fl
     return total / (blocks.shape[0] * (blocks.shape[1] - 1))
 
 
+def loss_gradient(model: PreTrainedModel, hidden: Tensor, targets: Tensor) -> Tensor:
+    """The gradient of the sum of cross-entropies, by the backbone's states that predict the targets.
+
+    hidden [batch, positions, hidden_size]; targets [batch, positions]. Returns a tensor like `hidden`.
+    """
+    gradient = torch.empty_like(hidden)
+    for piece in _pieces(model, hidden):
+        with torch.enable_grad():
+            states = hidden[:, piece].detach().requires_grad_()
+            loss = cross_entropy(Decoder(model).logits(states), targets[:, piece])
+        (gradient[:, piece],) = torch.autograd.grad(loss, states)
+    return gradient
+
+
+def _pieces(model: PreTrainedModel, hidden: Tensor) -> list[slice]:
+    """The positions of states [batch, positions, …], in pieces of LOGITS_AT_ONCE logits at most."""
+    batch, positions = hidden.shape[:2]
+    vocabulary = model.config.get_text_config().vocab_size
+    size = max(1, LOGITS_AT_ONCE // (vocabulary * max(1, batch)))
+    return [slice(start, start + size) for start in range(0, positions, size)]
+
+
 def _logits(model: PreTrainedModel, ids: Tensor) -> Iterator[Tensor]:
     """The logits that predict tokens 1, 2, …, in pieces [batch, some positions, vocabulary]."""
     if model.get_output_embeddings() is None or model.config.model_type not in ARCHITECTURES:
         yield model(input_ids=ids, use_cache=False).logits[:, :-1]
         return
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    vocabulary = model.config.get_text_config().vocab_size
-    for piece in hidden.split(max(1, LOGITS_AT_ONCE // (vocabulary * ids.shape[0])), dim=1):
-        yield Decoder(model).logits(piece)
+    for piece in _pieces(model, hidden):
+        yield Decoder(model).logits(hidden[:, piece])

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from greenprune.errors import ModelError
 from greenprune.models.decoder import Decoder, Rows
+from greenprune.models.in_files import belongs_with, put_away
 from greenprune.models.modeling_pruned import set_heads
 
 
@@ -138,13 +139,13 @@ def _keep_norm(norm: nn.Module, index: Tensor) -> None:
 
 
 def _parameter(values: Tensor, like: nn.Parameter) -> nn.Parameter:
-    return nn.Parameter(values.contiguous(), requires_grad=like.requires_grad)
+    return belongs_with(nn.Parameter(values.contiguous(), requires_grad=like.requires_grad), like)
 
 
 def give_zero_bias(linear: nn.Linear) -> None:
     """A bias of zeros in place of the one that it has or lacks."""
     weight = linear.weight
-    linear.bias = nn.Parameter(weight.new_zeros(linear.out_features), requires_grad=weight.requires_grad)
+    linear.bias = _parameter(weight.new_zeros(linear.out_features), weight)
 
 
 def _set_size(module: nn.Module, name: str, size: int) -> None:
@@ -183,7 +184,7 @@ def keep_hidden(model: PreTrainedModel, dims: Sequence[int]) -> None:
         else:
             _keep_columns(head, index)
         _keep_norm(model.get_submodule(decoder.layout.final_norm), index)
-        for view in decoder.views():
+        for _, view in decoder.in_turn():
             for norm in view.norms.values():
                 _keep_norm(norm, index)
             for linear in view.linears.values():
@@ -191,6 +192,7 @@ def keep_hidden(model: PreTrainedModel, dims: Sequence[int]) -> None:
                     _keep_outputs(linear, index)
                 else:
                     _keep_columns(linear, index)
+    put_away((embeddings.weight, head.weight))
     for module in model.modules():
         _set_size(module, "hidden_size", len(chosen))
     embeddings.embedding_dim = len(chosen)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from greenprune.collect import Statistics
+    from greenprune.models.decoder import Decoder
 
 log = logging.getLogger("greenprune")
 
@@ -109,7 +110,7 @@ def prune(
     before, bytes_before = parameter_count(model), byte_count(model)
     touchable = sum(map(parameter_count, _touchable(model, config)))
     removed = _function(config)(model, config, Calibration(calibration, statistics, batch_size))
-    left, sparsity = sum(map(parameter_count, _touchable(model, config))), zero_share(decoder.owner.layers)
+    left, sparsity = sum(map(parameter_count, _touchable(model, config))), zero_share(decoder)
     return PruneReport(
         **asdict(removed),
         method=config.method,
@@ -142,12 +143,15 @@ def byte_count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
 
-def zero_share(module: torch.nn.Module) -> float:
-    """Zeros among the weights of all linear matrices of `module`."""
+def zero_share(decoder: Decoder) -> float:
+    """Zeros among the weights of all linear matrices of the layers."""
     from torch import nn
 
-    weights = [part.weight for part in module.modules() if isinstance(part, nn.Linear)]
-    return 1 - sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
+    total = nonzero = 0
+    for _, view in decoder.in_turn():
+        for weight in (part.weight for part in view.module.modules() if isinstance(part, nn.Linear)):
+            total, nonzero = total + weight.numel(), nonzero + int(weight.count_nonzero())
+    return 1 - nonzero / total
 
 
 def _touchable(model: PreTrainedModel, config: PruneConfig) -> list[torch.nn.Module]:
@@ -179,9 +183,9 @@ def prune_stage(
     """
     from greenprune.collect import Statistics
     from greenprune.data import calibration_tokens
-    from greenprune.models import load_checkpoint, load_tokenizer, save_checkpoint
+    from greenprune.models import load_streamed, load_tokenizer, save_checkpoint
 
-    model = load_checkpoint(checkpoint, dtype, trust_remote_code=trust_remote_code)
+    model = load_streamed(checkpoint, dtype, trust_remote_code)
     tokenizer = load_tokenizer(checkpoint)
     tokens, text = None, CalibrationConfig(**{**CalibrationConfig.LATER, **(calibration or {})})
     if calibration:

@@ -128,7 +128,7 @@ def refuse_heads(config: FlapPruning) -> NoReturn:
 def prune_flap(model: PreTrainedModel, config: FlapPruning, calibration: Calibration) -> Removed:
     decoder, statistics = Decoder(model), calibration.required_statistics()
     prunable = config.prunable(len(decoder))
-    layers = [rank_layer(decoder.view(layer), layer, statistics, config) for layer in prunable]
+    layers = [rank_layer(view, layer, statistics, config) for layer, view in decoder.in_turn(prunable)]
     units = [units_of(decoder.view(layer), config.heads == "kv_group") for layer in prunable]
     counts = COUNTS[config.structure](units, layers, config)
     if config.uniform:
@@ -137,7 +137,7 @@ def prune_flap(model: PreTrainedModel, config: FlapPruning, calibration: Calibra
         index: best_kept(layer.slots, slots, layer.channel_scores, channels)
         for index, layer, (slots, channels) in zip(prunable, layers, counts, strict=True)
     }
-    biases = {layer: mean_outputs(decoder.view(layer), layer, statistics, stays) for layer, stays in kept.items()}
+    biases = {layer: mean_outputs(view, layer, statistics, kept[layer]) for layer, view in decoder.in_turn(kept)}
     removed = apply_widths(model, kept)
     if config.bias:
         for layer, (attention, mlp) in biases.items():

@@ -153,8 +153,8 @@ def rank_layers(
     """The slots and channels of the layers named by `whole_groups`, scored; statistics: of the model as it is."""
     decoder, random = Decoder(model), torch.Generator().manual_seed(config.seed)
     rankings = {}
-    for layer, whole in whole_groups.items():
-        view = decoder.view(layer)
+    for layer, view in decoder.in_turn(whole_groups):
+        whole = whole_groups[layer]
         parts = part_scores(view, layer, config, statistics, random)
         heads = head_scores(parts, view.kv_heads, view.head_dim, config.reduction, whole)
         slots = head_slots(heads, view.kv_heads, whole)

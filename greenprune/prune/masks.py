@@ -129,8 +129,8 @@ def sparsegpt(weight: Tensor, factor: Tensor, ratio: float, pattern: Pattern = N
 def mask_by_magnitude(model: PreTrainedModel, config: MaskPruning, calibration: Calibration) -> Removed:
     """The weights of least |w|: in each matrix, or in each group of N:M (Han et al. 2015)."""
     decoder, pattern = _checked(model, config)
-    for layer in range(len(decoder)):
-        for linear in decoder.view(layer).linears.values():
+    for _, view in decoder.in_turn():
+        for linear in view.linears.values():
             scores = linear.weight.detach().float().abs()
             _zero(linear, lowest_of_groups(scores, *pattern) if pattern else lowest_of_matrix(scores, config.ratio))
     return _masked(model, config, [])
@@ -186,9 +186,9 @@ def _layer_by_layer(
 ) -> None:
     """Call `prune(layer, linears, mean of terms)` for each distinct input in each layer, from the first layer on."""
     walk = LayerByLayer(model, calibration.required_tokens(), calibration.batch_size)
-    for layer in range(len(walk)):
+    for layer, view in walk.decoder.in_turn():
         with torch.no_grad():
-            for found in walk.input_means(layer, walk.decoder.view(layer).linears, terms):
+            for found in walk.input_means(layer, view.linears, terms):
                 prune(layer, found.linears, found.mean)
         if layer + 1 < len(walk):
             walk.advance(layer)

@@ -41,9 +41,9 @@ def prune_wanda_sp(model: PreTrainedModel, config: WandaSpPruning, calibration: 
     if config.sequential:
         return _prune_layer_by_layer(model, config, counts, calibration)
     statistics, kept = calibration.required_statistics(), {}
-    for layer, count in counts.items():
+    for layer, view in Decoder(model).in_turn(counts):
         attention, mlp = (statistics[f"{part}.square_sum"][layer] for part in ("attention", "mlp"))
-        kept[layer] = kept_by_inputs(Decoder(model).view(layer), attention, mlp, count, config)
+        kept[layer] = kept_by_inputs(view, attention, mlp, counts[layer], config)
     return apply_widths(model, kept)
 
 
@@ -61,9 +61,8 @@ def _prune_layer_by_layer(
     model: PreTrainedModel, config: WandaSpPruning, counts: Mapping[int, tuple[int, int]], calibration: Calibration
 ) -> Removed:
     walk, kept = LayerByLayer(model, calibration.required_tokens(), calibration.batch_size), {}
-    for layer in range(max(counts) + 1):
+    for layer, view in walk.decoder.in_turn(range(max(counts) + 1)):
         if layer in counts:
-            view = walk.decoder.view(layer)
             means = walk.input_means(layer, {"attention": view.out, "mlp": view.down}, squares)
             found = {name: entry.mean.double().cpu() for entry in means for name in entry.linears}
             kept[layer] = kept_by_inputs(view, found["attention"], found["mlp"], counts[layer], config)

@@ -243,8 +243,8 @@ def keep_units(model: PreTrainedModel, layer: int, kept: Kept) -> None:
 
 def apply_widths(model: PreTrainedModel, kept: Mapping[int, Kept]) -> Removed:
     """Narrow the layers in place, and make class and configuration fit."""
-    for layer, units in kept.items():
-        keep_units(model, layer, units)
+    for layer, _ in Decoder(model).in_turn(kept):
+        keep_units(model, layer, kept[layer])
     fit_class_and_config(model)
     return kept_of(kept)
 

@@ -1,5 +1,7 @@
 """The contract that every method keeps on every architecture; each outcome is a cell of the README's table.
 
+Each is pruned twice, in memory and streamed from its files, and is the same bit for bit.
+
 python tests/prune/test_contract.py       # prints that table, as it is now
 """
 
@@ -16,7 +18,8 @@ from paths import ROOT
 from greenprune import PruneConfig, prune
 from greenprune.config import METHODS, DepthPruning, MaskPruning
 from greenprune.errors import GreenpruneError
-from greenprune.models import Decoder
+from greenprune.models import Decoder, load, load_streamed
+from greenprune.models.in_files import MARK
 from greenprune.prune import parameter_count
 
 README = ROOT / "README.md"
@@ -118,15 +121,28 @@ def assert_skipped_layers_are_the_same(config, model, untouched):
         assert_equal_states(Decoder(model).layers[-1 - layer], Decoder(untouched).layers[-1 - layer])
 
 
+def assert_is_in_files(model):
+    """A streamed model holds no matrix in memory when it has been pruned."""
+    for parameter in (each for layer in Decoder(model).layers for each in layer.parameters() if each.dim() > 1):
+        assert getattr(parameter, MARK).holds(parameter)
+
+
 def assert_equal_states(one, other):
     ours, theirs = one.state_dict(), other.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+@pytest.fixture
+def streamed(monkeypatch, tmp_path):
+    """Models stay in their files however small they are (models/in_files.py)."""
+    monkeypatch.setattr(load, "IN_FILES_FROM", 0)
+    monkeypatch.setenv("GREENPRUNE_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("row", ROWS)
-def test_contract(row, name, cells, tmp_path):
+def test_contract(row, name, cells, tmp_path, streamed):
     config, model = config_of(row), random_model(name)
     untouched, before = copy.deepcopy(model), parameter_count(model)
     cell = cells[row, name]
@@ -142,13 +158,15 @@ def test_contract(row, name, cells, tmp_path):
     if hasattr(config, "skip_first"):
         assert_skipped_layers_are_the_same(config, model, untouched)
 
-    again = random_model(name)
+    random_model(name).save_pretrained(tmp_path / "dense")
+    again = load_streamed(tmp_path / "dense")
     assert prune(again, config, calibration=TOKENS) == report
     assert_equal_states(again, model)
+    assert_is_in_files(again)
 
     assert logits_of(model).isfinite().all()
     assert_generates(model)
-    assert_reloads(model, tmp_path, report.needs)
+    assert_reloads(model, tmp_path / "pruned", report.needs)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "phi3", "opt"])

@@ -1,0 +1,144 @@
+"""What stages need of memory: predicted from shapes, measured, and what happens where there isn't enough."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from greenprune import memory, stages
+from greenprune.config import STAGES, BenchmarkConfig, CalibrationConfig, EnergyConfig, LoraHealing, PruneConfig
+from greenprune.errors import MemoryExceeded, ModelError
+from greenprune.experiment import parse_experiment
+from greenprune.memory import GIB, Place, predicted
+from greenprune.models.sizes import measured_sizes, sizes_of
+from greenprune.store import Store
+from greenprune.trial import run_trial
+
+LLAMA_70B = {"vocab_size": 128256, "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80}
+LLAMA_70B |= {"num_attention_heads": 64, "num_key_value_heads": 8, "dtype": "bfloat16"}
+TEXT = CalibrationConfig(num_samples=128, seq_len=2048)
+
+
+@pytest.fixture(scope="module")
+def sizes_of_70b(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llama-70b")
+    LlamaConfig(**LLAMA_70B).save_pretrained(folder)
+    return sizes_of(folder, "bfloat16")
+
+
+def test_sizes_are_those_of_the_weights(tiny_checkpoint, tiny_model):
+    sizes = sizes_of(tiny_checkpoint, "float32")
+    assert sizes == measured_sizes(tiny_model)
+    assert sizes.weight_bytes == 4 * sum(parameter.numel() for parameter in tiny_model.parameters())
+    assert sizes.parameters == sizes.layers * sizes.layer + sizes.outside
+    assert (sizes.hidden, sizes.attention, sizes.channels, sizes.cached, sizes.layers) == (32, 32, 48, 32, 4)
+    assert sizes_of(tiny_checkpoint, "bfloat16").weight_bytes * 2 == sizes.weight_bytes
+
+
+def test_a_model_that_is_in_no_table_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(ModelError, match="must be one of"):
+        sizes_of(tmp_path, "auto")
+
+
+def test_a_70b_has_its_size_and_streams(sizes_of_70b):
+    assert sizes_of_70b.parameters == 70_553_706_496
+    angular = PruneConfig(method="angular", block_size=8)
+    assert predicted("prune", sizes_of_70b, angular).total < 12 * GIB
+    assert predicted("prune", sizes_of_70b, angular, place=Place(1, 200 * GIB)).total > 131 * GIB
+    flap = {"want": ["activations"]}
+    assert predicted("collect", sizes_of_70b, TEXT, flap).total < 16 * GIB
+    taylor = predicted("collect", sizes_of_70b, TEXT, {"want": ["gradient"]})
+    assert taylor.gradients - 12 * sizes_of_70b.layer > 2 * GIB  # the states that are kept
+    two = predicted("collect", sizes_of_70b, TEXT.model_copy(update={"num_workers": 2}), flap)
+    assert 131 * GIB / 2 < two.weights < 131 * GIB
+    for stage, section in (("accuracy", BenchmarkConfig(tasks=["piqa"])), ("energy", EnergyConfig())):
+        assert 131 * GIB < predicted(stage, sizes_of_70b, section).total < 150 * GIB
+    assert predicted("heal", sizes_of_70b, LoraHealing()).total > 140 * GIB
+
+
+def test_what_more_work_needs_is_more(sizes_of_70b):
+    def need(method: str, **fields):
+        facts = {"calibration": TEXT.identity()}
+        return predicted("prune", sizes_of_70b, PruneConfig(method=method, **fields), facts).total
+
+    assert need("magnitude", ratio=0.5) < need("wanda", ratio=0.5) < need("sparsegpt", ratio=0.5)
+    steps = [{"method": "bi", "block_size": 1}, {"method": "sparsegpt", "ratio": 0.5}]
+    assert need("sequence", steps=steps) == need("sparsegpt", ratio=0.5)
+    smaller, larger = (LoraHealing(batch_size=size) for size in (1, 2))
+    assert predicted("heal", sizes_of_70b, smaller).total < predicted("heal", sizes_of_70b, larger).total
+
+
+def test_every_stage_records_both(tiny_experiment, tmp_path):
+    result = run_trial(parse_experiment(tiny_experiment).trial(), tmp_path / "runs")
+    for stage in STAGES:
+        assert result.metrics[f"{stage}_peak_memory_bytes"] > 100 << 20
+        assert result.metrics[f"{stage}_predicted_memory_bytes"] > memory.PROCESS_BYTES
+
+
+class Scarce:
+    """A stage's function that runs out of memory with more than so many samples in a batch."""
+
+    def __init__(self, monkeypatch, most: int) -> None:
+        self.real, self.most, self.seen = stages.function_named, most, []
+        monkeypatch.setattr(stages, "function_named", self.named)
+
+    def named(self, path: str):
+        function = self.real(path)
+        if not path.endswith("collect_stage"):
+            return function
+
+        def work(out, *, config, **more):
+            self.seen.append(config.batch_size)
+            if config.batch_size > self.most:
+                (out / "half-done").touch()
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            assert not (out / "half-done").exists()
+            return function(out, config=config, **more)
+
+        return work
+
+
+def test_a_stage_without_memory_takes_half_the_batch(tiny_experiment, tmp_path, monkeypatch, caplog):
+    tiny_experiment["calibration"]["batch_size"] = 4
+    config = parse_experiment(tiny_experiment).trial()
+    scarce = Scarce(monkeypatch, most=2)
+    with caplog.at_level("WARNING", logger="greenprune"):
+        result = run_trial(config, tmp_path / "runs")
+    assert scarce.seen == [4, 2]
+    assert "collect ran out of memory" in caplog.text
+    made = result.stages[0]
+    folder = tmp_path / "runs" / "_stages" / "collect" / made["key"]
+    assert json.loads((folder / "manifest.json").read_text())["halved"] is True
+    again = run_trial(config, tmp_path / "runs")  # it is the artifact of the batch that was asked for
+    assert again.stages[0]["key"] == made["key"]
+    assert again.stages[0]["reused"]
+
+
+def test_then_it_fails_with_the_numbers(tiny_experiment, tmp_path, monkeypatch):
+    tiny_experiment["calibration"]["batch_size"] = 4
+    scarce = Scarce(monkeypatch, most=1)
+    with pytest.raises(MemoryExceeded) as failed:
+        run_trial(parse_experiment(tiny_experiment).trial(), tmp_path / "runs")
+    assert scarce.seen == [4, 2]
+    said = str(failed.value)
+    for part in (
+        "the collect stage must fit into",
+        "Tried to allocate 2.00 GiB",
+        "with half the batch",
+        "predicted: 0.",
+    ):
+        assert part in said
+    assert Store(tmp_path / "runs").events()[-1]["event"] != "computed"
+
+
+def test_what_can_be_halved():
+    assert CalibrationConfig(batch_size=3).halved().batch_size == 1
+    assert CalibrationConfig().halved() is None
+    assert BenchmarkConfig(batch_size=16).halved().batch_size == 8
+    healed = LoraHealing(batch_size=4, gradient_accumulation=2).halved()
+    assert (healed.batch_size, healed.gradient_accumulation) == (2, 4)
+    assert EnergyConfig(batch_size=4).halved() is None  # it is what is measured
