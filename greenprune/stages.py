@@ -10,6 +10,7 @@ import functools
 import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from greenprune.storage import Storage
 from greenprune.store import Artifact, StageCall, Store
 
 log = logging.getLogger("greenprune")
+CHECKPOINT = "checkpoint"  # a model's folder in its artifact
 
 
 @dataclass(frozen=True)
@@ -188,23 +190,25 @@ def perform_all(requests: Sequence[Request], storage_uri: str) -> list[Artifact]
 
 def _work(request: Request, store: Store, out: Path) -> None:
     stage = STAGES[request.stage]
-    inputs = {name: _locate(parent, store) for name, parent in request.inputs.items()}
     options = {**request.options, "exclusive": request.exclusive} if stage.machine_bound else request.options
-    function_named(stage.function)(out, config=request.section, **inputs, **request.facts, **options)
+    with ExitStack() as used:
+        inputs = {name: _locate(parent, store, used) for name, parent in request.inputs.items()}
+        function_named(stage.function)(out, config=request.section, **inputs, **request.facts, **options)
 
 
-def _locate(parent: Source | Artifact | None, store: Store) -> Path | None:
-    """A parent's folder on this machine; of a stage that makes a model, its checkpoint."""
+def _locate(parent: Source | Artifact | None, store: Store, used: ExitStack) -> Path | None:
+    """A parent's folder on this machine, where it stays as long as it is used; of a model, its checkpoint."""
     if parent is None:
         return None
     if isinstance(parent, Source):
         return assets.materialize(parent.config)
-    return checkpoint_in(store, parent) if STAGES[parent.stage].role == "model" else store.path(parent)
+    folder = used.enter_context(store.using(parent))
+    return folder / CHECKPOINT if STAGES[parent.stage].role == "model" else folder
 
 
 def checkpoint_in(store: Store, made: Artifact) -> Path:
     """The checkpoint that a stage made which turns a model into another one."""
-    return store.path(made) / "checkpoint"
+    return store.path(made) / CHECKPOINT
 
 
 Execute = Callable[[Sequence[Request], str], list[Artifact]]
@@ -231,8 +235,10 @@ class Stages:
         self.watch(request.stage)
         request = replace(request, any_versions=self.any_versions)
         call = request.call()
-        with self.store.single_flight(call):
-            artifact = self.store.find(call) or self.execute([request], self.store.storage.uri)[0]
+        artifact = self.store.find(call)  # most are there, and need no lease
+        if artifact is None:
+            with self.store.single_flight(call):
+                artifact = self.store.find(call) or self.execute([request], self.store.storage.uri)[0]
         self.done.append(artifact)
         return artifact
 
