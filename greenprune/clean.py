@@ -16,13 +16,15 @@ from typing import Literal
 from greenprune.config import STAGES
 from greenprune.errors import ConfigError, SweepError
 from greenprune.experiment import parse_experiment, read_yaml
-from greenprune.locks import is_held
+from greenprune.leases import is_leased
 from greenprune.pareto import pareto_front
 from greenprune.results import TrialResult, is_dense, read_results, to_frame
 from greenprune.storage import FileState, Storage
+from greenprune.store import LEASE, MAKER
 
 Checkpoints = Literal["all", "front"]
 SECONDS_PER_DAY = 86_400
+LEASES = (LEASE, MAKER)
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,12 @@ def leftovers(storage: Storage, days: float = 1.0, checkpoints: Checkpoints = "a
 
     days: only what hasn't been written for so long; what an interrupted run made isn't named by it yet. checkpoints:
     `front` adds the models of trials that their run's front doesn't take; their numbers stay, and they can be made
-    again. Raises SweepError while a run of this storage is driven from here.
+    again. Raises SweepError while a run of this storage is driven.
     """
-    for lock in storage.local.glob(".*.lock"):
-        if is_held(lock):
-            raise SweepError(f"a storage is cleaned while no run is driven, got {lock.name[1:-5]}; wait for its end")
     files = storage.files("")
+    for lease in {Path(name).parent for name in files if Path(name).match(".*.lease/*")}:
+        if len(lease.parts) == 1 and is_leased(storage, lease):
+            raise SweepError(f"a storage is cleaned while no run is driven, got {lease.stem[1:]}; wait for its end")
     runs = _runs(storage, files)
     named = {(made["stage"], made["key"]) for results in runs.values() for one in results for made in one.stages}
     kept = named if checkpoints == "all" else _with_front_models(storage, runs)
@@ -61,6 +63,8 @@ def remove(storage: Storage, found: Iterable[Leftover]) -> None:
     """Remove these, here and in the object store."""
     for leftover in found:
         storage.delete(leftover.path)
+        for suffix in LEASES:
+            storage.delete(leftover.path.with_suffix(suffix))
 
 
 def _why(storage: Storage, path: Path, named: set[tuple[str, str]], kept: set[tuple[str, str]]) -> str | None:
@@ -72,8 +76,10 @@ def _why(storage: Storage, path: Path, named: set[tuple[str, str]], kept: set[tu
     if state.startswith("damaged"):
         return "damaged, set aside"
     if state == "partial":
-        owned = is_held(storage.local / path.with_suffix(".writing"))
+        owned = is_leased(storage, path.with_suffix(MAKER))
         return None if owned else "half-done, nobody works on it"
+    if f".{state}" in LEASES:
+        return None  # goes with its artifact
     if (stage, key) not in named:
         return "no run names it"
     return None if (stage, key) in kept else "a model off its run's front: it can be made again"

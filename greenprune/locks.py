@@ -1,7 +1,6 @@
 """Locks between the processes of one node: `flock`s, which the kernel drops when a process dies, however it dies.
 
-with locked(path): …                            one process at a time; the others wait
-with locked_or_refused(path, SweepError(…)): …  one process at a time; the others are refused at once
+with locked(path): …                 one process at a time; the others wait
 with fair_lock(path, alone=True): …             alone, or together with all who asked for alone=False
 """
 
@@ -34,12 +33,18 @@ def locked(path: Path, waiting_for: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def locked_or_refused(path: Path, refusal: Exception) -> Iterator[None]:
-    """Only one process at a time is inside; `refusal` is raised where somebody else is."""
+def shared(path: Path) -> Iterator[None]:
+    """Inside together with others; `taken_if_free` isn't meanwhile."""
     with _opened(path) as handle:
-        if not _taken_at_once(handle, fcntl.LOCK_EX):
-            raise refusal
+        fcntl.flock(handle, fcntl.LOCK_SH)
         yield
+
+
+@contextmanager
+def taken_if_free(path: Path) -> Iterator[bool]:
+    """Inside alone, or with False where somebody is inside."""
+    with _opened(path) as handle:
+        yield _taken_at_once(handle, fcntl.LOCK_EX)
 
 
 @contextmanager
@@ -58,14 +63,6 @@ def fair_lock(path: Path, alone: bool, waiting_for: str = "") -> Iterator[None]:
             fcntl.flock(lock, kind)
         fcntl.flock(gate, fcntl.LOCK_UN)
         yield
-
-
-def is_held(path: Path) -> bool:
-    """Whether some process is inside `locked(path)` now."""
-    if not path.exists():
-        return False
-    with _opened(path) as handle:
-        return not _taken_at_once(handle, fcntl.LOCK_EX)
 
 
 def must_wait(path: Path) -> bool:

@@ -45,8 +45,8 @@ def metrics_of(
 
 
 def _read(store: Store, artifact: Artifact | None, name: str) -> dict[str, Any]:
-    """A file of an artifact; empty where there is no artifact."""
-    return json.loads((store.path(artifact) / name).read_text()) if artifact else {}
+    """A file of an artifact, without its others; empty where there is no artifact."""
+    return json.loads(store.part(artifact, name).read_text()) if artifact else {}
 
 
 def _ratios(workload: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, float]:

@@ -108,7 +108,7 @@ def compare_results(
 def read_answers(storage: Storage, result: TrialResult) -> dict[str, list[dict[str, Any]]]:
     """A trial's rows by task, as the accuracy stage kept them. Raises ConfigError where it kept none."""
     keys = [stage["key"] for stage in result.stages if stage["stage"] == "accuracy"]
-    folder = Store(storage).path(Artifact("accuracy", keys[0])) / "answers" if keys else None
+    folder = Store(storage).part(Artifact("accuracy", keys[0]), "answers") if keys else None
     files = sorted(folder.glob("*.jsonl.gz")) if folder else []
     if not files:
         raise ConfigError(

@@ -11,6 +11,7 @@ import gc
 import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from greenprune.storage import Storage
 from greenprune.store import Artifact, StageCall, Store, clear
 
 log = logging.getLogger("greenprune")
+CHECKPOINT = "checkpoint"  # a model's folder in its artifact
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def _made(request: Request, store: Store, call: StageCall, compute: Callable[...
     compute = functools.partial(compute, resumes=STAGES[request.stage].resumes)
     made_with = {"versions": versions(STAGES[request.stage].libraries)}
     if getattr(request.section, "num_workers", 1) > 1:  # its workers wait for their own turns, and aren't metered
-        return compute(call, lambda out: made_with | _unmetered(request, store, out))
+        return compute(call, lambda out: made_with | _done(request, store, out))
     mine = hold_node(store.storage.uri, request.exclusive, gpus_here())
     return compute(call, lambda out: made_with | _metered(request, store, out), mine)
 
@@ -169,10 +171,6 @@ def _place(request: Request) -> dict[str, Any]:
     }
 
 
-def _unmetered(request: Request, store: Store, out: Path) -> dict[str, Any]:
-    return _fitted(request, store, out)
-
-
 def _metered(request: Request, store: Store, out: Path) -> dict[str, Any]:
     """Do a stage's work; gives its energy for the manifest, as far as it was metered."""
     import torch
@@ -187,7 +185,7 @@ def _metered(request: Request, store: Store, out: Path) -> dict[str, Any]:
     except EnergyError as problem:
         meter = AbsentMeter(str(problem))
     with meter.window(request.stage) as window:
-        made = _fitted(request, store, out)
+        made = _done(request, store, out)
     if resumed:  # a former attempt's part is lost with its process
         return made
     reading, machine = window.reading, machine_identity()[0]
@@ -205,7 +203,14 @@ def perform_all(requests: Sequence[Request], storage_uri: str) -> list[Artifact]
     return [perform(request, storage_uri) for request in requests]
 
 
-def _fitted(request: Request, store: Store, out: Path) -> dict[str, Any]:
+def _done(request: Request, store: Store, out: Path) -> dict[str, Any]:
+    """Do a stage's work on its inputs, which stay on this machine meanwhile; gives what it took of memory."""
+    with ExitStack() as used:
+        inputs = {name: _locate(parent, store, used) for name, parent in request.inputs.items()}
+        return _fitted(request, inputs, out)
+
+
+def _fitted(request: Request, inputs: Mapping[str, Path | None], out: Path) -> dict[str, Any]:
     """Do a stage's work, with half the batch where memory doesn't suffice; gives what it took of memory.
 
     Raises MemoryExceeded where that doesn't suffice either.
@@ -215,7 +220,6 @@ def _fitted(request: Request, store: Store, out: Path) -> dict[str, Any]:
     from greenprune.benchmark.memory import PeakMemory, is_out_of_memory, memory_here
     from greenprune.models.load import default_device
 
-    inputs = {name: _locate(parent, store) for name, parent in request.inputs.items()}
     expected = _expected(request, inputs["checkpoint"])
     failed: list[str] = []
     for attempt in filter(None, (request, request.smaller())):
@@ -266,18 +270,19 @@ def _gib(size: int | None) -> str:
     return "an unknown size" if size is None else f"{size / 2**30:.1f} GiB"
 
 
-def _locate(parent: Source | Artifact | None, store: Store) -> Path | None:
-    """A parent's folder on this machine; of a stage that makes a model, its checkpoint."""
+def _locate(parent: Source | Artifact | None, store: Store, used: ExitStack) -> Path | None:
+    """A parent's folder on this machine, where it stays as long as it is used; of a model, its checkpoint."""
     if parent is None:
         return None
     if isinstance(parent, Source):
         return assets.materialize(parent.config)
-    return checkpoint_in(store, parent) if STAGES[parent.stage].role == "model" else store.path(parent)
+    folder = used.enter_context(store.using(parent))
+    return folder / CHECKPOINT if STAGES[parent.stage].role == "model" else folder
 
 
 def checkpoint_in(store: Store, made: Artifact) -> Path:
     """The checkpoint that a stage made which turns a model into another one."""
-    return store.path(made) / "checkpoint"
+    return store.path(made) / CHECKPOINT
 
 
 Execute = Callable[[Sequence[Request], str], list[Artifact]]
@@ -304,8 +309,10 @@ class Stages:
         self.watch(request.stage)
         request = replace(request, any_versions=self.any_versions)
         call = request.call()
-        with self.store.single_flight(call):
-            artifact = self.store.find(call) or self.execute([request], self.store.storage.uri)[0]
+        artifact = self.store.find(call)  # most are there, and need no lease
+        if artifact is None:
+            with self.store.single_flight(call):
+                artifact = self.store.find(call) or self.execute([request], self.store.storage.uri)[0]
         self.done.append(artifact)
         return artifact
 

@@ -6,8 +6,8 @@ the storage is an object store, and renamed: finished means sent. A crash leaves
 which the next attempt empties, or, of a stage that resumes, goes on from; one that is sealed is only sent. An artifact
 that isn't as it was written is set aside, never believed.
 
-Single flight is a `flock` beside the artifact: the kernel drops it when a process dies, however it dies.
-In a sweep every trial's driver runs on the head node, so one node's locks are enough for a whole cluster.
+Single flight is a lease beside the artifact (leases.py): of all trials, sweeps, nodes and heads that share the storage
+one makes it, and when that one dies, however it dies, another goes on.
 """
 
 from __future__ import annotations
@@ -27,16 +27,27 @@ from pathlib import Path
 from typing import Any
 
 from greenprune.errors import DamagedArtifact
-from greenprune.locks import locked
+from greenprune.leases import leased
+from greenprune.mirror import brought_by_one, in_use, make_room
 from greenprune.storage import Storage, sync
+from greenprune.storage.folder import is_there
 from greenprune.storage.following import sent_as_it_grows
-from greenprune.storage.manifest import MANIFEST, damage, holds_all_files, read_manifest, seal
+from greenprune.storage.manifest import (
+    MANIFEST,
+    damage,
+    damage_of_part,
+    forget_checked,
+    holds_all_files,
+    read_manifest,
+    seal,
+)
 
 log = logging.getLogger("greenprune")
 Work = Callable[[Path], Mapping[str, Any] | None]
 UNGUARDED = nullcontext()
 # What a manifest says of an artifact's making, beside its seconds
 RECORDED = ("energy_j", "energy_kind", "machine", "peak_memory_bytes", "predicted_memory_bytes")
+LEASE, MAKER = ".lease", ".maker"  # beside an artifact: who may have it made, who makes it
 
 
 @dataclass(frozen=True)
@@ -102,26 +113,60 @@ class Store:
     def __init__(self, storage: Storage | str | Path) -> None:
         self.storage = storage if isinstance(storage, Storage) else Storage(storage)
 
+    @contextmanager
+    def using(self, artifact: Artifact | StageCall) -> Iterator[Path]:
+        """As `path`; inside, the folder isn't removed from this machine to make room for others."""
+        folder = self.storage.local / artifact.folder
+        with in_use(folder) if self.storage.remote is not None else nullcontext():
+            yield self.path(artifact)
+
     def path(self, artifact: Artifact | StageCall) -> Path:
         """The artifact's folder on this machine, whole. Raises DamagedArtifact where it isn't, and sets it aside."""
         folder = self.storage.local / artifact.folder
-        remote = self.storage.remote is not None
-        if remote and not holds_all_files(folder):
-            self.storage.pull(artifact.folder)
-        if not (folder / MANIFEST).exists():
+        if self.storage.remote is not None and not holds_all_files(folder):
+            self._bring(artifact)
+        if not is_there(folder / MANIFEST):
             return folder
         problem = damage(folder)
-        if problem and remote:  # perhaps only what came here is
+        if problem and self.storage.remote is not None:  # perhaps only what came here is
             shutil.rmtree(folder)
-            self.storage.pull(artifact.folder)
+            self._bring(artifact)
             problem = damage(folder)
         if problem:
-            self._set_aside(artifact, problem)
-            raise DamagedArtifact(
-                f"an artifact must be what was written, got {folder}, where {problem}; it is set aside: run the same "
-                "command again to make it anew"
-            )
+            raise self._damaged(artifact, problem)
         return folder
+
+    def part(self, artifact: Artifact | StageCall, name: str) -> Path:
+        """One file or folder of an artifact on this machine, without its others; it may have none of that name.
+
+        Raises DamagedArtifact as `path`, where this part isn't as it was written.
+        """
+        folder, problem = self.storage.local / artifact.folder, None
+        for again in (False, True):
+            if self.storage.remote is not None and (again or not _holds(folder, name)):
+                self.storage.pull(artifact.folder / MANIFEST)
+                self.storage.pull(artifact.folder / name)
+            problem = damage_of_part(folder, name) if is_there(folder / MANIFEST) else None
+            if problem is None:
+                return folder / name
+        raise self._damaged(artifact, problem or "")
+
+    def _bring(self, artifact: Artifact | StageCall) -> None:
+        """The artifact from the object store to this machine, once for all of its processes."""
+        folder = self.storage.local / artifact.folder
+        with brought_by_one(folder):
+            if holds_all_files(folder) or not self.storage.pull(artifact.folder / MANIFEST):
+                return
+            make_room(sum((read_manifest(folder) or {}).get("files", {}).values()))
+            self.storage.pull(artifact.folder)
+            forget_checked(folder)
+
+    def _damaged(self, artifact: Artifact | StageCall, problem: str) -> DamagedArtifact:
+        self._set_aside(artifact, problem)
+        return DamagedArtifact(
+            f"an artifact must be what was written, got {self.storage.local / artifact.folder}, where {problem}; it is "
+            "set aside: run the same command again to make it anew"
+        )
 
     def find(self, call: StageCall) -> Artifact | None:
         """The finished artifact of this call, or None."""
@@ -134,13 +179,13 @@ class Store:
         return _artifact(call, known, reused=True)
 
     def _finished(self, artifact: Artifact | StageCall) -> dict[str, Any] | None:
-        """The manifest of what is finished and, as far as it is here, undamaged."""
+        """The manifest of what is finished and, as far as it is here, of the right size; whoever uses it reads it."""
         folder = self.storage.local / artifact.folder
-        if not (folder / MANIFEST).exists() and not self.storage.pull(artifact.folder / MANIFEST):
+        if not is_there(folder / MANIFEST) and not self.storage.pull(artifact.folder / MANIFEST):
             return None
         known = read_manifest(folder)
         whole = self.storage.remote is None or holds_all_files(folder)
-        if (whole or known is None) and (problem := damage(folder)):
+        if (whole or known is None) and (problem := damage(folder, content=False)):
             self._set_aside(artifact, problem)
             return None
         return known
@@ -162,9 +207,8 @@ class Store:
 
     @contextmanager
     def single_flight(self, call: StageCall) -> Iterator[None]:
-        """Only one process at a time is inside for the same call; the others wait."""
-        lock = self.storage.local / call.folder.with_suffix(".lock")
-        with locked(lock, f"{call.stage} {call.key[:8]}, which another trial computes"):
+        """Only one process of all nodes at a time is inside for the same call; the others wait."""
+        with leased(self.storage, call.folder.with_suffix(LEASE), f"{call.stage} {call.key[:8]}, in another trial"):
             yield
 
     def compute(
@@ -181,12 +225,15 @@ class Store:
         leave nothing where they fail (a full disk would stay full).
         """
         partial = (self.storage.local / call.folder).with_suffix(".partial")
-        partial.mkdir(parents=True, exist_ok=True)
-        # A stage whose driver was killed may live on for a moment: it must be gone before another writes here.
-        with locked(partial.with_suffix(".writing")), within:
+        # A stage whose driver was killed may live on, here or on a node that is cut off: first it must be gone.
+        with leased(self.storage, call.folder.with_suffix(MAKER)) as lease, within:
+            if known := self._finished(call):  # by that one
+                return _artifact(call, known, reused=True)
+            partial.mkdir(parents=True, exist_ok=True)
             self._record("started", call)
             try:
                 manifest = _sealed(partial) or self._made(call, partial, function, resumes)
+                lease.check()
                 self._publish(call, partial)
             except BaseException as problem:
                 self._record("failed", call, error=type(problem).__name__)
@@ -221,11 +268,13 @@ class Store:
         try:
             os.rename(partial, target)
         except OSError:
-            if not (target / MANIFEST).exists():
+            if not is_there(target / MANIFEST):
                 raise
             shutil.rmtree(partial)  # another machine finished the same artifact first: theirs stands
         sync(target.parent)
-        self.storage.delete_remote(relative)
+        if self.storage.remote is not None:
+            self.storage.delete_remote(relative)
+            make_room()
 
     def get_or_compute(
         self,
@@ -238,13 +287,16 @@ class Store:
             return self.find(call) or self.compute(call, function, within, resumes)
 
     def events(self) -> list[dict[str, Any]]:
-        """What happened in this store, oldest first: started, computed, reused, failed (this machine's)."""
-        path = self._log_path
-        return [event for line in path.read_text().splitlines() for event in _event(line)] if path.exists() else []
+        """What happened in this store, oldest first: started, computed, reused, failed. Of an object store this
+        machine's alone."""
+        logs = (self.storage.local / "_stages").glob("log*.jsonl")
+        events = [event for log in logs for line in log.read_text().splitlines() for event in _event(line)]
+        return sorted(events, key=lambda event: event["time"])
 
     @property
     def _log_path(self) -> Path:
-        return self.storage.local / "_stages" / "log.jsonl"
+        """A file for each machine: on NFS, what two of them append to one is lost."""
+        return self.storage.local / "_stages" / f"log.{socket.gethostname()}.jsonl"
 
     def _record(self, event: str, call: Artifact | StageCall, **more: Any) -> None:
         line = {
@@ -275,6 +327,13 @@ def _event(line: str) -> list[dict[str, Any]]:
     with suppress(ValueError):
         return [json.loads(line)]
     return []
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Whether a part of an artifact is here, or it has no such part."""
+    manifest = read_manifest(folder)
+    files = (manifest or {}).get("files", {})
+    return manifest is not None and all((folder / file).exists() for file in files if Path(file).is_relative_to(name))
 
 
 def _sealed(partial: Path) -> dict[str, Any] | None:

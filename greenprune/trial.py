@@ -151,7 +151,7 @@ def write_trial(folder: Path, result: TrialResult, storage: Storage) -> Path:
     """The trial's folder in a run: config.yaml, emissions.csv (tasks, then the workload) and, last, result.json."""
     store = Store(storage)
     metered = {made["stage"]: made["key"] for made in result.stages if STAGES[made["stage"]].role == "benchmark"}
-    tables = [store.path(Artifact(stage, key)) / "emissions.csv" for stage, key in metered.items()]
+    tables = [store.part(Artifact(stage, key), "emissions.csv") for stage, key in metered.items()]
     texts = [table.read_text() for table in tables if table.exists()]
     if country := (result.config["benchmark"].get("energy") or {}).get("country"):
         from greenprune.energy.carbon import in_country

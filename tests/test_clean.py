@@ -11,7 +11,7 @@ from stub_sweep import run_stub_sweep, stub_experiment, stub_model, use_stub_sta
 
 from greenprune.clean import leftovers, remove
 from greenprune.errors import SweepError
-from greenprune.locks import locked
+from greenprune.leases import leased
 from greenprune.results import load_trials
 from greenprune.storage import Storage
 from greenprune.store import StageCall, Store
@@ -62,7 +62,7 @@ def test_half_done_work_goes_only_without_an_owner(runs):
     scratch.parent.mkdir(parents=True)
     scratch.write_text("x")
     age(runs, 2)
-    with locked(partial.with_suffix(".writing")):
+    with leased(Storage(runs), partial.relative_to(runs).with_suffix(".maker")):
         assert "_stages/prune/half.partial" not in reasons(runs)
     found = reasons(runs)
     assert found["_stages/prune/half.partial"] == "half-done, nobody works on it"
@@ -82,5 +82,8 @@ def test_only_the_fronts_models_stay_and_the_others_can_be_made_again(runs, tmp_
 
 
 def test_nothing_is_cleaned_while_a_run_is_driven(runs):
-    with locked(runs / ".stub.lock"), pytest.raises(SweepError, match="while no run is driven, got stub"):
+    with (
+        leased(Storage(runs), Path(".stub.lease")),
+        pytest.raises(SweepError, match="while no run is driven, got stub"),
+    ):
         leftovers(Storage(runs))

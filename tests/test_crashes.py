@@ -7,15 +7,15 @@ import os
 import shutil
 from pathlib import Path
 
-import pyarrow.fs
 import pytest
 from crashing import PowerCuts
 from faulty_store import FaultyStore
 from stub_sweep import run_stub_sweep, stub_experiment, stub_model, stub_score, use_stub_stages
 
+from greenprune import leases
 from greenprune.errors import StorageError
 from greenprune.results import TrialResult, read_results
-from greenprune.storage import place
+from greenprune.storage import bucket, place
 from greenprune.storage.manifest import MANIFEST, damage
 
 WEIGHTS = ("weights at 0.3", "weights at 0.5")
@@ -26,6 +26,8 @@ SAID = ("accuracy", "parameters", "checkpoint_bytes", "ratio_reached")
 def root(tmp_path, monkeypatch):
     """Everything that a sweep writes, its cache and its lock folders too."""
     use_stub_stages(monkeypatch)
+    monkeypatch.setattr(leases, "DEAD_AFTER_S", 0.1)  # of a mark that the power cut tore nobody knows whose it is
+    monkeypatch.setattr(leases, "LOOKS_S", (0.01, 0.05))
     monkeypatch.setenv("GREENPRUNE_CACHE", str(tmp_path / "root" / "cache"))
     return tmp_path / "root"
 
@@ -71,32 +73,22 @@ def test_a_power_cut_at_every_file_operation(root, tmp_path, monkeypatch):
         check_whole(root)
 
 
-class FileSystem:
-    """What pyarrow.fs.FileSystem is asked for: the store behind a URI."""
-
-    store: FaultyStore
-
-    @classmethod
-    def from_uri(cls, uri: str) -> tuple[FaultyStore, str]:
-        return cls.store, "folder"
-
-
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_a_sweep_on_a_store_that_fails_delays_and_tears(root, tmp_path, monkeypatch, seed):
     """One call in three goes wrong, and each attempt starts on a new head: rows that are there stay, none is wrong."""
     monkeypatch.setattr(place, "WAITS_S", (0.0, 0.0))
-    monkeypatch.setattr(FileSystem, "store", FaultyStore(tmp_path / "bucket", seed=seed), raising=False)
-    monkeypatch.setattr(pyarrow.fs, "FileSystem", FileSystem)
+    store = FaultyStore(tmp_path / "bucket", seed=seed)
+    monkeypatch.setattr(bucket, "open_bucket", lambda uri: store)
     experiment = stub_experiment(stub_model(tmp_path / "model"), "faulty://bucket/folder")
-    bucket, rows, errors = tmp_path / "bucket" / "folder" / "stub", [], 0
+    run, rows, errors = store.root / "stub", [], 0
     for _ in range(100):
         shutil.rmtree(root, ignore_errors=True)  # another head: nothing is here
-        before = finished(bucket)
+        before = finished(run)
         try:
             rows = run_stub_sweep(experiment)
         except StorageError:
             errors += 1
-        assert before.items() <= finished(bucket).items()
+        assert before.items() <= finished(run).items()
         if rows:
             break
     monkeypatch.setattr(place, "WAITS_S", (0.0,) * 20)
@@ -108,15 +100,15 @@ def test_a_sweep_on_a_store_that_fails_delays_and_tears(root, tmp_path, monkeypa
 
 
 def test_a_damaged_parent_is_made_again_by_the_trial_that_needs_it(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(FileSystem, "store", FaultyStore(tmp_path / "bucket"), raising=False)
-    monkeypatch.setattr(pyarrow.fs, "FileSystem", FileSystem)
+    store = FaultyStore(tmp_path / "bucket")
+    monkeypatch.setattr(bucket, "open_bucket", lambda uri: store)
     experiment = stub_experiment(stub_model(tmp_path / "model"), "faulty://bucket/folder")
     expected = facts(run_stub_sweep(experiment))
-    bucket = tmp_path / "bucket" / "folder"
-    for checkpoint in (bucket / "_stages" / "prune").rglob("model.safetensors"):
+    there = store.root
+    for checkpoint in (there / "_stages" / "prune").rglob("model.safetensors"):
         checkpoint.write_text(checkpoint.read_text().replace("0.", "9."))
-    shutil.rmtree(bucket / "_stages" / "accuracy")
-    shutil.rmtree(bucket / "stub")
+    shutil.rmtree(there / "_stages" / "accuracy")
+    shutil.rmtree(there / "stub")
     shutil.rmtree(root)  # another head
     assert facts(run_stub_sweep(experiment)) == expected
-    assert len(list((bucket / "_stages" / "prune").glob("*.damaged.*"))) == 2
+    assert len(list((there / "_stages" / "prune").glob("*.damaged.*"))) == 2

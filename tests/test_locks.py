@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import greenprune
-from greenprune.errors import SweepError
-from greenprune.locks import fair_lock, locked, locked_or_refused, must_wait
+from greenprune.locks import fair_lock, locked, must_wait
 
 
 class Visitor(threading.Thread):
@@ -51,16 +50,8 @@ def test_a_second_one_waits_and_says_for_what(tmp_path, caplog):
     assert order == ["second"]
 
 
-def test_a_second_one_is_refused_at_once_and_not_for_ever(tmp_path):
-    path, refusal = tmp_path / ".lock", SweepError("one at a time, got a second; wait")
-    with locked_or_refused(path, refusal), pytest.raises(SweepError, match="got a second"):
-        locked_or_refused(path, refusal).__enter__()
-    with locked_or_refused(path, refusal):
-        pass
-
-
 def test_an_error_inside_lets_go(tmp_path):
-    for lock in (locked, lambda path: locked_or_refused(path, SweepError("taken")), lambda path: fair_lock(path, True)):
+    for lock in (locked, lambda path: fair_lock(path, True)):
         with pytest.raises(ZeroDivisionError), lock(tmp_path / "a"):
             _ = 1 / 0
         with lock(tmp_path / "a"):

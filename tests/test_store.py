@@ -148,9 +148,9 @@ def test_another_machine_that_finished_first_wins(tmp_path):
 
 
 def mirrored(mirror: Path, bucket: Path) -> Store:
-    """A store on a remote file system (a folder behind pyarrow's interface), with its mirror elsewhere."""
+    """A store on a remote file system (a folder behind a Bucket's calls), with its mirror elsewhere."""
     storage = Storage(mirror)
-    storage.remote, storage.prefix = FaultyStore(bucket), "folder"
+    storage.remote = FaultyStore(bucket)
     return Store(storage)
 
 

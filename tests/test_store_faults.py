@@ -37,12 +37,12 @@ def impatient(monkeypatch):
 def node(tmp_path: Path, name: str, remote: FaultyStore) -> Store:
     """A node's view of the object store: its own mirror."""
     storage = Storage(tmp_path / name)
-    storage.remote, storage.prefix = remote, "folder"
+    storage.remote = remote
     return Store(storage)
 
 
 def test_an_upload_that_fails_once_is_sent_again(tmp_path):
-    remote = FaultyStore(tmp_path / "bucket", open_output_stream=["fail", "none", "tear"])
+    remote = FaultyStore(tmp_path / "bucket", send=["fail", "none", "tear"])
     node(tmp_path, "a", remote).get_or_compute(CALL, write("one"))
     other = node(tmp_path, "b", remote)
     assert (other.path(other.get_or_compute(CALL, refuse)) / "deep" / "out.txt").read_text() == "one"
@@ -50,9 +50,9 @@ def test_an_upload_that_fails_once_is_sent_again(tmp_path):
 
 
 def test_what_could_not_be_sent_is_finished_nowhere_and_is_only_sent_the_next_time(tmp_path):
-    remote = FaultyStore(tmp_path / "bucket", open_output_stream=["none"] + ["fail"] * 4)
+    remote = FaultyStore(tmp_path / "bucket", send=["none"] + ["fail"] * 4)
     here, there = node(tmp_path, "a", remote), node(tmp_path, "b", remote)
-    with pytest.raises(StorageError, match=r"must take folder/_stages/prune.*got OSError: the connection was reset"):
+    with pytest.raises(StorageError, match=r"must take _stages/prune.*got OSError: the connection was reset"):
         here.get_or_compute(CALL, write("one"))
     assert here.find(CALL) is None
     assert there.find(CALL) is None
@@ -106,7 +106,7 @@ def test_a_damaged_upload_is_set_aside_for_all_nodes(tmp_path):
 def test_a_torn_download_is_fetched_again(tmp_path):
     remote = FaultyStore(tmp_path / "bucket")
     node(tmp_path, "a", remote).get_or_compute(CALL, write("one"))
-    remote.plan["open_input_stream"] = ["none", "tear", "fail"]
+    remote.plan["read"] = ["none", "tear", "fail"]
     there = node(tmp_path, "b", remote)
     assert (there.path(there.get_or_compute(CALL, refuse)) / "deep" / "out.txt").read_text() == "one"
 

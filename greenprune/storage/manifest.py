@@ -47,26 +47,49 @@ def holds_all_files(folder: Path) -> bool:
     return manifest is not None and all((folder / name).exists() for name in manifest.get("files", {}))
 
 
-def damage(folder: Path) -> str | None:
-    """The first thing in a folder that isn't as its manifest says; None where all is. Content is read once a machine.
+def damage(folder: Path, content: bool = True) -> str | None:
+    """The first thing in a folder that isn't as its manifest says; None where all is. Content is read once a machine,
+    where it is asked for.
 
     Artifacts of before have no checksums: of them only the sizes are compared.
     """
     manifest = read_manifest(folder)
     if manifest is None:
         return f"{MANIFEST} is missing or can't be read"
-    for name, size in manifest.get("files", {}).items():
+    if problem := _wrong_size(folder, manifest.get("files", {})):
+        return problem
+    if not content or _is_checked(folder):
+        return None
+    if problem := _wrong_content(folder, manifest.get("sha256", {})):
+        return problem
+    _remember_checked(folder)
+    return None
+
+
+def damage_of_part(folder: Path, part: str) -> str | None:
+    """The same of one file, or of the files in one folder, of an artifact: whatever else of it may not be here."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return f"{MANIFEST} is missing or can't be read"
+    listed = {name for name in manifest.get("files", {}) if Path(name).is_relative_to(part)}
+    sizes, sums = ({n: v for n, v in manifest.get(of, {}).items() if n in listed} for of in ("files", "sha256"))
+    return _wrong_size(folder, sizes) or _wrong_content(folder, sums)
+
+
+def _wrong_size(folder: Path, sizes: Mapping[str, int]) -> str | None:
+    for name, size in sizes.items():
         path = folder / name
         if not path.exists():
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes for {size}"
-    if _is_checked(folder):
-        return None
-    for name, expected in manifest.get("sha256", {}).items():
+    return None
+
+
+def _wrong_content(folder: Path, sums: Mapping[str, str]) -> str | None:
+    for name, expected in sums.items():
         if _sha256(folder / name) != expected:
             return f"{name} has another content than the one that was written"
-    _remember_checked(folder)
     return None
 
 
@@ -84,6 +107,11 @@ def _mark(folder: Path) -> Path:
 def _is_checked(folder: Path) -> bool:
     mark = _mark(folder)
     return mark.exists() and mark.read_text() == _sha256(folder / MANIFEST)
+
+
+def forget_checked(folder: Path) -> None:
+    """Its content comes from elsewhere once more, so it has to be read once more."""
+    _mark(folder).unlink(missing_ok=True)
 
 
 def _remember_checked(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from greenprune.errors import ConfigError, SweepError
 from greenprune.experiment import Experiment, parse_experiment, read_yaml
-from greenprune.locks import locked_or_refused
+from greenprune.leases import Lease, leased_or_refused
 from greenprune.results import TrialResult, read_results
 from greenprune.storage import Storage, write_atomically
 
@@ -33,10 +33,10 @@ class RunFolder:
         """The folder on this machine; of an object store its mirror."""
         return self.storage.local / self.name
 
-    def driven_alone(self) -> AbstractContextManager[None]:
-        """Inside, no other process on this machine drives the run. The lock lies beside the folder, which may move."""
+    def driven_alone(self) -> AbstractContextManager[Lease]:
+        """Inside, no other process of any node drives the run. The lease lies beside the folder, which may move."""
         refusal = f"one process at a time may drive {self.path}, got a second; wait for it, or set name=…"
-        return locked_or_refused(self.storage.local / f".{self.name}.lock", SweepError(refusal))
+        return leased_or_refused(self.storage, Path(f".{self.name}.lease"), SweepError(refusal))
 
     def exists(self) -> bool:
         """Whether anything of the run is here or in the object store."""

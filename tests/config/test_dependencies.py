@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+from faulty_store import FaultyStore
 
 from greenprune.assets import fingerprint
 from greenprune.config import STAGES, ModelConfig
@@ -112,8 +112,7 @@ def test_another_minor_version_of_a_library_is_another_artifact_unless_asked(tmp
 def test_artifacts_of_other_versions_are_found_in_an_object_store(tmp_path):
     def storage_with(mirror: str) -> Storage:
         storage = Storage(tmp_path / mirror)
-        (tmp_path / "bucket").mkdir(exist_ok=True)
-        storage.remote, storage.prefix = SubTreeFileSystem(str(tmp_path / "bucket"), LocalFileSystem()), "folder"
+        storage.remote = FaultyStore(tmp_path / "bucket")
         return storage
 
     asked = call_with({"torch": "2.10"}, any_versions=True)
