@@ -26,6 +26,7 @@ from greenprune.store import Artifact, Store
 
 LEVEL = 0.05
 ALL_TASKS = "all tasks"
+Answers = Mapping[str, Sequence[Mapping[str, Any]]]  # by task, a row a document
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,14 @@ def compare_results(
     storage: Storage, first: TrialResult, second: TrialResult, tasks: Sequence[str] | None = None
 ) -> Comparison:
     """As `compare`, of two results whose artifacts lie in `storage`."""
-    answers_a, answers_b = read_answers(storage, first), read_answers(storage, second)
+    answers = read_answers(storage, first), read_answers(storage, second)
+    return compare_answers(first.trial_id, answers[0], second.trial_id, answers[1], tasks)
+
+
+def compare_answers(
+    trial_a: str, answers_a: Answers, trial_b: str, answers_b: Answers, tasks: Sequence[str] | None = None
+) -> Comparison:
+    """As `compare`, of answers that were read (`read_answers`)."""
     shared = [task for task in answers_a if task in answers_b]
     for task in tasks or ():
         if task not in shared:
@@ -99,13 +107,13 @@ def compare_results(
     pairs = {task: matched(task, answers_a[task], answers_b[task]) for task in chosen}
     found = holm([paired_test(task, *scores) for task, scores in pairs.items()])
     pooled = pooled_test(list(pairs.values())) if len(pairs) > 1 else None
-    return Comparison(first.trial_id, second.trial_id, tuple(found), pooled)
+    return Comparison(trial_a, trial_b, tuple(found), pooled)
 
 
 # ------------------------------------------------------------------------------------------- the answers
 
 
-def read_answers(storage: Storage, result: TrialResult) -> dict[str, list[dict[str, Any]]]:
+def read_answers(storage: Storage, result: TrialResult) -> Answers:
     """A trial's rows by task, as the accuracy stage kept them. Raises ConfigError where it kept none."""
     keys = [stage["key"] for stage in result.stages if stage["stage"] == "accuracy"]
     folder = Store(storage).part(Artifact("accuracy", keys[0]), "answers") if keys else None

@@ -16,6 +16,7 @@ from greenprune.errors import ConfigError
 from greenprune.results import CHANGING, is_missing
 
 if TYPE_CHECKING:
+    import numpy as np
     from pandas import DataFrame, Series
 
 
@@ -89,6 +90,35 @@ def hypervolume(
 def _counts_inversely(name: str, direction: Direction) -> bool:
     known = column(name)
     return known is not None and known.inverse and direction == "min"
+
+
+def front_probability(
+    trials: DataFrame,
+    objectives: Mapping[str, Direction],
+    errors: Mapping[str, np.ndarray | None],
+    draws: int = 500,
+    seed: int = 0,
+) -> Series:
+    """By index, the share of `draws` in which a trial is on the front when its objectives are drawn anew.
+
+    errors: of each objective the standard error of every row of `comparable(trials, objectives)`, None for none;
+    objectives are those that are compared. Normal, and independent between trials: scores on the same documents err
+    together, so that the true share lies nearer to 0 or 1. Raises ConfigError as `pareto_front`.
+    """
+    import moocore
+    import numpy as np
+    import pandas as pd
+
+    rows = comparable(trials, objectives)
+    if rows.empty:
+        return pd.Series(dtype="float64")
+    values = values_of(rows, objectives)
+    spread = np.column_stack([np.zeros(len(rows)) if errors[name] is None else errors[name] for name in objectives])
+    maximise = [direction == "max" for direction in objectives.values()]
+    random = np.random.default_rng(seed)
+    drawn = (values + spread * random.standard_normal(values.shape) for _ in range(draws))
+    on_front = sum(moocore.is_nondominated(one, maximise=maximise, keep_weakly=True).astype(float) for one in drawn)
+    return pd.Series(on_front / draws, index=rows.index)
 
 
 def knee(front: DataFrame, objectives: Mapping[str, Direction]) -> Series | None:

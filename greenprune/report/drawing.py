@@ -15,9 +15,6 @@ from greenprune.storage import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe & Ito's colours, told apart by colour-blind readers too; black is the dense model's.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-SHAPES = ("o", "s", "^", "D", "v", "P")
 STYLE = {
     "font.size": 10.5,
     "axes.spines.top": False,

@@ -15,9 +15,10 @@ from greenprune.columns import DEFAULT_OBJECTIVES, Direction, column, kinds_of, 
 from greenprune.comparability import comparable, compared_objectives
 from greenprune.labels import labels
 from greenprune.pareto import pareto_front
-from greenprune.report.drawing import COLOURS, SHAPES, STYLE, save
+from greenprune.report.drawing import STYLE, save
 from greenprune.report.extra import need
 from greenprune.report.front_names import STEPS, write_names
+from greenprune.report.looks import Look, look_of
 from greenprune.report.uncertainty import error_bars, floor_of, numbers
 from greenprune.results import load_trials
 
@@ -73,9 +74,9 @@ def _draw_trials(axes: Axes, rows: DataFrame, x: str, y: str) -> None:
     )  # fmt: skip
     methods = rows["prune.method"].fillna("none") if "prune.method" in rows else rows["status"]
     healed = (rows["heal.method"].fillna("none") != "none") if "heal.method" in rows else methods != methods
-    for i, method in enumerate(sorted(set(methods) - {"none"})):
-        _marks(axes, rows, (x, y), methods == method, healed, method, COLOURS[i % 6], SHAPES[i % 6])
-    _marks(axes, rows, (x, y), methods == "none", healed, "dense model", "black", "*")
+    for method in (*sorted(set(methods) - {"none"}), "none"):
+        name = "dense model" if method == "none" else method
+        _marks(axes, rows, (x, y), methods == method, healed, name, look_of(method))
 
 
 def _marks(
@@ -85,17 +86,17 @@ def _marks(
     chosen: Any,
     healed: Any,
     name: str,
-    colour: str,
-    shape: str,
+    look: Look,
 ) -> None:
-    size = 190 if shape == "*" else 52
+    is_star = look.shape == "*"
     for filled in (False, True):
         part = rows[chosen & (healed == filled)]
         if part.empty:
             continue
         axes.scatter(
-            numbers(part, xy[0]), numbers(part, xy[1]), s=size, marker=shape, linewidths=1.5, zorder=3,
-            edgecolors=colour, facecolors=colour if filled or shape == "*" else "white",
+            numbers(part, xy[0]), numbers(part, xy[1]), s=190 if is_star else 52, marker=look.shape,
+            linewidths=1.5, zorder=3, edgecolors=look.colour,
+            facecolors=look.colour if filled or is_star else "white",
             label=f"{name}, healed" if filled else name,
         )  # fmt: skip
 

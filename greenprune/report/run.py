@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from greenprune.errors import ConfigError
 from greenprune.experiment import read_yaml
 from greenprune.labels import labels
 from greenprune.pareto import pareto_front
-from greenprune.results import load_trials, locate_run
+from greenprune.report.paired_tests import PairedTests
+from greenprune.results import TrialResult, load_trials, locate_run, read_results
 from greenprune.storage import Storage
 
 if TYPE_CHECKING:
@@ -40,6 +42,16 @@ class ReportedRun:
     @property
     def folder(self) -> Path:
         return self.storage.local / self.name
+
+    @functools.cached_property
+    def results(self) -> Sequence[TrialResult]:
+        """Every trial as it was written, by number."""
+        self.pull("trials")
+        return read_results(self.folder)
+
+    @functools.cached_property
+    def tests(self) -> PairedTests:
+        return PairedTests(self.storage, self.results)
 
     def pull(self, file: str) -> bool:
         """Fetch a file or a folder of the run where it is kept elsewhere; whether it is here."""

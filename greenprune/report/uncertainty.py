@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from greenprune.columns import column, those_of
 
+NORMAL_95 = 1.96  # standard errors in half a 95 % interval
+
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
@@ -49,3 +51,10 @@ def error_bars(rows: DataFrame, metric: str) -> Any:
         return numbers(rows, metric) * numbers(rows.fillna({known.ci95_ratio: 0.0}), known.ci95_ratio)
     errors = stderr_of(rows, metric)
     return None if errors is None else errors.fillna(0.0).to_numpy()
+
+
+def standard_errors(rows: DataFrame, metric: str) -> Any:
+    """An array of a score's or an energy's standard errors, 0 where none was measured; None where none ever was."""
+    bars = error_bars(rows, metric)
+    known = column(metric)
+    return bars if bars is None or not (known and known.ci95_ratio) else bars / NORMAL_95

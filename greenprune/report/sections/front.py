@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from greenprune.columns import heading, shown, those_of
 from greenprune.errors import ConfigError
-from greenprune.paired import Difference, compare_results
+from greenprune.paired import Difference
 from greenprune.pareto import hypervolume, knee
 from greenprune.report.drawing import svg
 from greenprune.report.front_figure import front_figure
 from greenprune.report.run import ReportedRun
 from greenprune.report.tables import MISSING, Cell, PrintedColumn, label_column, meaning, trials_table
-from greenprune.results import is_dense, is_missing, read_results
+from greenprune.results import is_missing
 
 if TYPE_CHECKING:
     from pandas import Series
@@ -70,14 +69,8 @@ def _hypervolume_from_dense(run: ReportedRun) -> float | None:
 def _differences(run: ReportedRun) -> dict[Any, Difference]:
     """By index, how the front's trials differ from the dense model; without those whose answers aren't here."""
     assert run.front is not None, "differences are of a front's trials"
-    run.pull("trials")
-    results = {result.trial_id: result for result in read_results(run.folder) if result.status == "ok"}
-    dense, differences = next(filter(is_dense, results.values()), None), {}
-    for index, trial_id in run.front["trial_id"].items():
-        if dense is not None and trial_id in results and trial_id != dense.trial_id:
-            with suppress(ConfigError):
-                differences[index] = compare_results(run.storage, results[trial_id], dense).overall
-    return differences
+    found = {index: run.tests.against_dense(trial_id) for index, trial_id in run.front["trial_id"].items()}
+    return {index: comparison.overall for index, comparison in found.items() if comparison}
 
 
 def _against_dense_column(differences: Mapping[Any, Difference]) -> PrintedColumn:
