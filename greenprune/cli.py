@@ -179,7 +179,7 @@ def trials(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Print the table of a run's trials."""
-    from greenprune.report.terminal import trials_table
+    from greenprune.report.terminal import terminal_table
     from greenprune.results import load_trials, run_cost
 
     table = load_trials(run)
@@ -188,7 +188,7 @@ def trials(
     elif as_json:
         print(table.to_json(orient="records", indent=1))
     else:
-        console.print(trials_table(table, "trials"))
+        console.print(terminal_table(table, "trials"))
         console.print(f"the search took {run_cost(run).describe()}", highlight=False)
 
 

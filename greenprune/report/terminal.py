@@ -34,10 +34,10 @@ def front_table(table: Any, objectives: dict[str, Any], mixed: bool = False) -> 
     told = [name for name in kinds_of([*objectives, *SHOWN]) if name in front]
     kinds = ", ".join(sorted({kind for name in told for kind in front[name].dropna()}))
     title = f"Pareto front: {', '.join(f'{name} ({way})' for name, way in objectives.items())}"
-    return trials_table(front, title + (f"; energies are {kinds}" if kinds else ""))
+    return terminal_table(front, title + (f"; energies are {kinds}" if kinds else ""))
 
 
-def trials_table(rows: Any, title: str) -> Table:
+def terminal_table(rows: Any, title: str) -> Table:
     """The trials with those of SHOWN that any of them has; the status where it isn't ok throughout."""
     names = [name for name in expanded(SHOWN, rows.columns) if name in rows and rows[name].notna().any()]
     if "status" in names and set(rows["status"]) == {"ok"}:
