@@ -54,6 +54,37 @@ def demo(storage: Annotated[str, typer.Option(help="where runs go")] = "runs", f
 
 
 @app.command()
+def plan(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    gpus: Annotated[int | None, typer.Option(help="a stage's GPUs; default: this machine's")] = None,
+    gpu_gb: Annotated[float | None, typer.Option(help="memory of one of them in GiB")] = None,
+    cpu_gb: Annotated[float | None, typer.Option(help="memory of a node in GiB, for stages without a GPU")] = None,
+) -> None:
+    """Predict from shapes what each stage needs of memory; the exit code is 1 where one doesn't fit."""
+    from greenprune.experiment import load_experiment
+    from greenprune.memory import Devices, devices_here
+    from greenprune.plan import plan_stages
+
+    here = devices_here()
+    bytes_of = [None if size is None else int(size * 2**30) for size in (gpu_gb, cpu_gb)]
+    devices = Devices(here.gpus if gpus is None else gpus, bytes_of[0] or here.gpu_bytes, bytes_of[1] or here.cpu_bytes)
+    parts = ("weights", "activations", "statistics", "gradients", "total", "there is")
+    table = Table("stage", "on", *(Column(f"{part}, GiB", justify="right") for part in parts), "of", "fits")
+    found = plan_stages(load_experiment(experiment, overrides or []), devices)
+    for row in found:
+        sizes = [*(getattr(row.memory, part) for part in parts[:-1]), row.there_is]
+        cells = [row.stage, row.on, *(f"{size / 2**30:.2f}" for size in sizes), row.trial]
+        table.add_row(*cells, "yes" if row.fits else "no")
+    console.print(table)
+    for row in found:
+        if not row.fits:
+            console.print(row.refusal(), highlight=False)
+    if not all(row.fits for row in found):
+        raise typer.Exit(1)
+
+
+@app.command()
 def trial(
     experiment: ExperimentFile,
     overrides: Overrides = None,
@@ -62,11 +93,13 @@ def trial(
 ) -> None:
     """Run one trial in this process and print its metrics."""
     from greenprune.experiment import load_experiment
+    from greenprune.plan import refuse_too_large
     from greenprune.results import read_results, write_trials
     from greenprune.storage import Storage
     from greenprune.trial import run_trial, write_trial
 
     loaded = load_experiment(experiment, overrides or [])
+    refuse_too_large(loaded.trial())
     place = Storage(storage or (loaded.sweep.storage if loaded.sweep else "runs"))
     with logging_to(logging.StreamHandler()):
         result = run_trial(loaded.trial(), place, any_versions=any_versions)
@@ -106,6 +139,7 @@ def _sweep(
     any_versions: bool = False,
 ) -> None:
     from greenprune.errors import ConfigError
+    from greenprune.report.terminal import front_table
     from greenprune.results import run_cost
     from greenprune.sweep.driver import run_sweep
 
@@ -114,7 +148,7 @@ def _sweep(
     ok = run.trials[run.trials["status"] == "ok"] if len(run.trials) else run.trials
     if len(ok):
         try:
-            console.print(_front_table(run.trials, experiment.sweep.objectives))
+            console.print(front_table(run.trials, experiment.sweep.objectives))
         except ConfigError as problem:  # the trials are there all the same
             console.print(f"no front: {problem}", highlight=False)
         console.print(f"the search took {run_cost(run.folder).describe()}", highlight=False)
@@ -145,6 +179,7 @@ def trials(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Print the table of a run's trials."""
+    from greenprune.report.terminal import terminal_table
     from greenprune.results import load_trials, run_cost
 
     table = load_trials(run)
@@ -153,7 +188,7 @@ def trials(
     elif as_json:
         print(table.to_json(orient="records", indent=1))
     else:
-        console.print(_table(table, "trials"))
+        console.print(terminal_table(table, "trials"))
         console.print(f"the search took {run_cost(run).describe()}", highlight=False)
 
 
@@ -171,6 +206,7 @@ def pareto(
 ) -> None:
     """Print the trials that no other trial beats on every objective."""
     from greenprune.pareto import parse_objectives
+    from greenprune.report.terminal import front_table
     from greenprune.results import load_trials
 
     table = load_trials(run)
@@ -178,7 +214,7 @@ def pareto(
         table = table[table["accuracy"] >= min_accuracy]
     if max_energy is not None:
         table = table[table["energy_j_per_token"] <= max_energy]
-    console.print(_front_table(table, parse_objectives(objectives), mixed))
+    console.print(front_table(table, parse_objectives(objectives), mixed))
 
 
 @app.command()
@@ -284,61 +320,6 @@ def doctor() -> None:
     for check in examine():
         table.add_row(check.part, check.state, check.remedy or "-")
     console.print(table)
-
-
-# The columns that most readers look for; --csv and --json give all.
-SHOWN = (
-    "status",
-    "parameters",
-    "accuracy",
-    "<task>_acc",
-    "<text>_ppl@<length>",
-    "energy_j_per_token",
-    "energy_ratio",
-    "energy_kind",
-    "error",
-)
-
-
-def _front_table(table: Any, objectives: dict[str, Any], mixed: bool = False) -> Table:
-    """The front of these trials; its title says how its joules were had."""
-    from greenprune.columns import kinds_of
-    from greenprune.comparability import compared_objectives
-    from greenprune.pareto import pareto_front
-
-    front = pareto_front(table, objectives, mixed)
-    objectives = compared_objectives(table, objectives, mixed)
-    told = [name for name in kinds_of([*objectives, *SHOWN]) if name in front]
-    kinds = ", ".join(sorted({kind for name in told for kind in front[name].dropna()}))
-    title = f"Pareto front: {', '.join(f'{name} ({way})' for name, way in objectives.items())}"
-    return _table(front, title + (f"; energies are {kinds}" if kinds else ""))
-
-
-def _table(rows: Any, title: str) -> Table:
-    """The trials with those of SHOWN that any of them has; the status where it isn't ok throughout."""
-    from greenprune.columns import expanded, heading
-    from greenprune.labels import label
-
-    names = [name for name in expanded(SHOWN, rows.columns) if name in rows and rows[name].notna().any()]
-    if "status" in names and set(rows["status"]) == {"ok"}:
-        names.remove("status")
-    identity = ("trial_number", "trial_id")
-    heads = [*map(heading, identity), "what", *map(heading, names)]
-    table = Table(*map(escape, heads), title=title)
-    for _, row in rows.iterrows():
-        cells = [_cell(name, row[name]) for name in names]
-        table.add_row(*(_cell(name, row[name]) for name in identity), escape(label(row)), *cells)
-    return table
-
-
-def _cell(name: str, value: Any) -> str:
-    """A value as its column is shown; what a trial says is text, never markup."""
-    from greenprune.columns import shown
-    from greenprune.results import is_missing
-
-    if is_missing(value):
-        return "-"
-    return escape(value) if isinstance(value, str) else shown(name, value)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,11 @@ function here; one without counts the weights alone. tests/test_memory.py holds 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from greenprune._callable import function_named
@@ -24,16 +27,17 @@ from greenprune.config import (
     PruneConfig,
     SequencePruning,
     split_text,
+    tokens_a_sequence,
 )
 from greenprune.models.decoder import LOGITS_AT_ONCE
 from greenprune.models.in_files import IN_FILES_FROM
 from greenprune.models.parts import PART_BYTES
 from greenprune.models.sizes import ModelSizes
 
-GIB = 2**30
 PROCESS_BYTES = 700 << 20  # Python, torch, Transformers and Ray in a process; a GPU's allocator doesn't see them
 FLOAT32, FLOAT64 = 4, 8
-TOKENS_A_SEQUENCE = {"cuda": 256, "cpu": 32}  # of a task's batch: benchmark/shared_prefix.py
+# Of a container: cgroup v2, and v1
+CGROUP_LIMITS = tuple(map(Path, ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")))
 LIVE_PARAMETERS = 1_000_000_000  # that DeepSpeed keeps gathered at most (stage3_max_live_parameters)
 
 
@@ -53,46 +57,59 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a stage runs: on CPUs or on so many GPUs, that hold `gpu_bytes` each."""
+class Devices:
+    """Where a stage runs: on so many GPUs, that hold `gpu_bytes` each, or on CPUs, with `cpu_bytes` of memory."""
 
     gpus: int = 0
     gpu_bytes: int = 0
+    cpu_bytes: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.gpus * self.gpu_bytes or self.cpu_bytes
 
     @property
     def device(self) -> str:
         return "cuda" if self.gpus else "cpu"
 
 
-def place_here() -> Place:
+def devices_here() -> Devices:
     """This process's."""
     import torch
 
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = min([whole, *(limit for path in CGROUP_LIMITS if (limit := _number_in(path)))])
     if not torch.cuda.is_available():
-        return Place()
-    return Place(torch.cuda.device_count(), torch.cuda.get_device_properties(0).total_memory)
+        return Devices(cpu_bytes=memory)
+    return Devices(torch.cuda.device_count(), torch.cuda.get_device_properties(0).total_memory, memory)
+
+
+def _number_in(path: Path) -> int | None:
+    with suppress(OSError, ValueError):  # "max" where there is no limit
+        return int(path.read_text())
+    return None
 
 
 def predicted(
-    stage: str, sizes: ModelSizes, section: Any, facts: Mapping[str, Any] | None = None, place: Place | None = None
+    stage: str, sizes: ModelSizes, section: Any, facts: Mapping[str, Any] | None = None, devices: Devices | None = None
 ) -> Memory:
     """Of a stage of STAGES on a model of these sizes; section, facts: as its Request has them."""
-    place, named = place or Place(), STAGES[stage].memory
-    need = function_named(named)(sizes, section, facts or {}, place) if named else Memory(sizes.weight_bytes)
-    return need if place.gpus else replace(need, process=PROCESS_BYTES)
+    devices, named = devices or Devices(), STAGES[stage].memory
+    need = function_named(named)(sizes, section, facts or {}, devices) if named else Memory(sizes.weight_bytes)
+    return need if devices.gpus else replace(need, process=PROCESS_BYTES)
 
 
 # ------------------------------------------------------------------------------------------------- parts
 
 
-def stays_in_files(sizes: ModelSizes, place: Place) -> bool:
+def stays_in_files(sizes: ModelSizes, devices: Devices) -> bool:
     """As models.load_streamed decides, with a GPU that nothing else is on."""
-    return sizes.weight_bytes >= max(IN_FILES_FROM, 0.8 * place.gpu_bytes)
+    return sizes.weight_bytes >= max(IN_FILES_FROM, 0.8 * devices.gpu_bytes)
 
 
-def resident_weights(sizes: ModelSizes, place: Place) -> int:
+def resident_weights(sizes: ModelSizes, devices: Devices) -> int:
     """Of a stage that streams: embeddings and head, and a layer before and after its change, or a part being saved."""
-    if not stays_in_files(sizes, place):
+    if not stays_in_files(sizes, devices):
         return sizes.weight_bytes + sizes.layer * sizes.itemsize
     return sizes.outside * sizes.itemsize + max(2 * sizes.layer * sizes.itemsize, PART_BYTES)
 
@@ -121,16 +138,16 @@ def largest_matrix(sizes: ModelSizes) -> int:
 # ------------------------------------------------------------------------------------------------- stages
 
 
-def of_collect(sizes: ModelSizes, config: CalibrationConfig, facts: Mapping[str, Any], place: Place) -> Memory:
-    return of_statistics(sizes, frozenset(facts.get("want", ())), config, place)
+def of_collect(sizes: ModelSizes, config: CalibrationConfig, facts: Mapping[str, Any], devices: Devices) -> Memory:
+    return of_statistics(sizes, frozenset(facts.get("want", ())), config, devices)
 
 
-def of_statistics(sizes: ModelSizes, want: frozenset[str], config: CalibrationConfig, place: Place) -> Memory:
+def of_statistics(sizes: ModelSizes, want: frozenset[str], config: CalibrationConfig, devices: Devices) -> Memory:
     """Of collect(), in each of `config.num_workers` processes."""
     batch, workers = config.batch_size * config.seq_len, config.num_workers
     tokens = math.ceil(config.num_samples / workers) * config.seq_len
     stream = sizes.hidden * sizes.itemsize
-    weights, taylor = resident_weights(sizes, place), bool(want & {"gradient", "fisher"})
+    weights, taylor = resident_weights(sizes, devices), bool(want & {"gradient", "fisher"})
     if workers > 1:
         live = min(LIVE_PARAMETERS, sizes.parameters) * sizes.itemsize
         weights = sizes.weight_bytes // workers + live
@@ -153,18 +170,18 @@ def of_statistics(sizes: ModelSizes, want: frozenset[str], config: CalibrationCo
     return Memory(weights, activations, statistics, gradients)
 
 
-def of_prune(sizes: ModelSizes, config: PruneConfig, facts: Mapping[str, Any], place: Place) -> Memory:
+def of_prune(sizes: ModelSizes, config: PruneConfig, facts: Mapping[str, Any], devices: Devices) -> Memory:
     text = CalibrationConfig(**{**CalibrationConfig.LATER, **facts.get("calibration", {})})
     if isinstance(config, SequencePruning):
-        needs = [_of_step(sizes, step, text, place) for step in config.steps]
+        needs = [_of_step(sizes, step, text, devices) for step in config.steps]
         return max(needs, key=lambda need: need.total)
-    need = _of_step(sizes, config, text, place)
+    need = _of_step(sizes, config, text, devices)
     return need if config.needs_tokens() else replace(need, activations=0, gradients=0)
 
 
-def _of_step(sizes: ModelSizes, config: PruneConfig, text: CalibrationConfig, place: Place) -> Memory:
+def _of_step(sizes: ModelSizes, config: PruneConfig, text: CalibrationConfig, devices: Devices) -> Memory:
     """Of a method that gathers its statistics itself; between steps a model lies where it lay."""
-    batch, need = text.batch_size * text.seq_len, of_statistics(sizes, config.statistics(), text, place)
+    batch, need = text.batch_size * text.seq_len, of_statistics(sizes, config.statistics(), text, devices)
     stream = sizes.hidden * sizes.itemsize
     if config.entry.layerwise and config.needs_tokens():
         states = text.num_samples * text.seq_len * stream
@@ -178,7 +195,7 @@ def _of_step(sizes: ModelSizes, config: PruneConfig, text: CalibrationConfig, pl
     return need
 
 
-def of_heal(sizes: ModelSizes, config: HealConfig, facts: Mapping[str, Any], place: Place) -> Memory:
+def of_heal(sizes: ModelSizes, config: HealConfig, facts: Mapping[str, Any], devices: Devices) -> Memory:
     """LoRA's; a healer of other fields counts the weights alone."""
     if not isinstance(config, LoraHealing):
         return Memory(sizes.weight_bytes)
@@ -191,8 +208,8 @@ def of_heal(sizes: ModelSizes, config: HealConfig, facts: Mapping[str, Any], pla
     return Memory(sizes.weight_bytes, activations, gradients=adapters * 4 * FLOAT32)
 
 
-def of_accuracy(sizes: ModelSizes, config: BenchmarkConfig, facts: Mapping[str, Any], place: Place) -> Memory:
-    tokens = max(config.batch_size * TOKENS_A_SEQUENCE[place.device], config.max_length) if config.tasks else 0
+def of_accuracy(sizes: ModelSizes, config: BenchmarkConfig, facts: Mapping[str, Any], devices: Devices) -> Memory:
+    tokens = max(config.batch_size * tokens_a_sequence(devices.device), config.max_length) if config.tasks else 0
     tokens = max([tokens, *(split_text(text)[2] for text in config.perplexity)])
     cached = cache_bytes(sizes, tokens) if config.tasks else 0
     return Memory(
@@ -201,7 +218,7 @@ def of_accuracy(sizes: ModelSizes, config: BenchmarkConfig, facts: Mapping[str, 
     )
 
 
-def of_energy(sizes: ModelSizes, config: EnergyConfig, facts: Mapping[str, Any], place: Place) -> Memory:
+def of_energy(sizes: ModelSizes, config: EnergyConfig, facts: Mapping[str, Any], devices: Devices) -> Memory:
     prompt, length = (
         config.batch_size * tokens for tokens in (config.prompt_len, config.prompt_len + config.decode_len)
     )

@@ -217,7 +217,8 @@ def _fitted(request: Request, inputs: Mapping[str, Path | None], out: Path) -> d
     """
     import torch
 
-    from greenprune.benchmark.memory import PeakMemory, is_out_of_memory, memory_here
+    from greenprune.benchmark.memory import PeakMemory, is_out_of_memory
+    from greenprune.memory import devices_here
     from greenprune.models.load import default_device
 
     expected = _expected(request, inputs["checkpoint"])
@@ -239,7 +240,7 @@ def _fitted(request: Request, inputs: Mapping[str, Path | None], out: Path) -> d
             clear(out)
         gc.collect()
     raise MemoryExceeded(
-        f"the {request.stage} stage must fit into the {_gib(memory_here())} of {socket.gethostname()}, got out of "
+        f"the {request.stage} stage must fit into {_gib(devices_here().bytes)} on {socket.gethostname()}, got out of "
         f"memory at {', with half the batch at '.join(failed)}; predicted: {_gib(expected)}. Lower its batch_size, "
         f"or give it more (sweep.resources.{request.stage})"
     )
@@ -253,7 +254,7 @@ def _work(request: Request, inputs: Mapping[str, Path | None], out: Path) -> Non
 
 def _expected(request: Request, checkpoint: Path | None) -> int | None:
     """What the stage is predicted to take of memory here; None for a model that isn't in the table."""
-    from greenprune.memory import place_here, predicted
+    from greenprune.memory import devices_here, predicted
     from greenprune.models.sizes import sizes_of
 
     source = request.options.get("source")
@@ -263,7 +264,7 @@ def _expected(request: Request, checkpoint: Path | None) -> int | None:
         sizes = sizes_of(checkpoint, dtype, source.trust_remote_code if source else False)
     except ModelError:
         return None
-    return predicted(request.stage, sizes, request.section, request.facts, place_here()).total
+    return predicted(request.stage, sizes, request.section, request.facts, devices_here()).total
 
 
 def _gib(size: int | None) -> str:

@@ -105,13 +105,13 @@ def calibration(big: Path, samples: int, seq_len: int, num_workers: int = 1) -> 
     )
 
 
-def collect(big: Path, out: Path, config: CalibrationConfig) -> None:
+def collect(big: Path, out: Path, config: CalibrationConfig, want: list[str]) -> None:
     from greenprune.collect import collect_stage
 
     source = ModelConfig(id=str(big.resolve()), dtype="bfloat16")
     out.mkdir(parents=True, exist_ok=True)
     scratch = str((out / "_workers").resolve())
-    collect_stage(out, checkpoint=big, config=config, want=WANTED, source=source, scratch=scratch)
+    collect_stage(out, checkpoint=big, config=config, want=want, source=source, scratch=scratch)
 
 
 def prune(big: Path, out: Path, method: str, config: CalibrationConfig) -> None:
@@ -171,6 +171,7 @@ def main() -> int:
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--seq-len", type=int, default=32)
+    parser.add_argument("--want", nargs="+", default=WANTED, choices=WANTED, help="statistics to collect")
     parser.add_argument("--num-workers", type=int, default=1)
     parser.add_argument("--limit", type=float, default=12.0, help="GiB a process")
     given = parser.parse_args()
@@ -179,7 +180,7 @@ def main() -> int:
     if given.what == "make":
         make(given.big, given.layers)
     elif given.what == "collect":
-        collect(given.big, given.out, text)
+        collect(given.big, given.out, text, given.want)
     elif given.what == "prune":
         prune(given.big, given.out, given.method, text)
     else:

@@ -6,17 +6,22 @@ import json
 
 import pytest
 import torch
+import yaml
 from transformers import LlamaConfig
+from typer.testing import CliRunner
 
-from greenprune import memory, stages
+from greenprune import memory, plan, stages
+from greenprune.cli import app
 from greenprune.config import STAGES, BenchmarkConfig, CalibrationConfig, EnergyConfig, LoraHealing, PruneConfig
 from greenprune.errors import MemoryExceeded, ModelError
 from greenprune.experiment import parse_experiment
-from greenprune.memory import GIB, Place, predicted
+from greenprune.memory import Devices, devices_here, predicted
 from greenprune.models.sizes import measured_sizes, sizes_of
+from greenprune.plan import plan_stages, refuse_too_large
 from greenprune.store import Store
 from greenprune.trial import run_trial
 
+GIB = 2**30
 LLAMA_70B = {"vocab_size": 128256, "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80}
 LLAMA_70B |= {"num_attention_heads": 64, "num_key_value_heads": 8, "dtype": "bfloat16"}
 TEXT = CalibrationConfig(num_samples=128, seq_len=2048)
@@ -48,7 +53,7 @@ def test_a_70b_has_its_size_and_streams(sizes_of_70b):
     assert sizes_of_70b.parameters == 70_553_706_496
     angular = PruneConfig(method="angular", block_size=8)
     assert predicted("prune", sizes_of_70b, angular).total < 12 * GIB
-    assert predicted("prune", sizes_of_70b, angular, place=Place(1, 200 * GIB)).total > 131 * GIB
+    assert predicted("prune", sizes_of_70b, angular, devices=Devices(1, 200 * GIB)).total > 131 * GIB
     flap = {"want": ["activations"]}
     assert predicted("collect", sizes_of_70b, TEXT, flap).total < 16 * GIB
     taylor = predicted("collect", sizes_of_70b, TEXT, {"want": ["gradient"]})
@@ -142,3 +147,39 @@ def test_what_can_be_halved():
     healed = LoraHealing(batch_size=4, gradient_accumulation=2).halved()
     assert (healed.batch_size, healed.gradient_accumulation) == (2, 4)
     assert EnergyConfig(batch_size=4).halved() is None  # it is what is measured
+
+
+def test_what_would_not_fit_where_is_said(tiny_experiment, monkeypatch):
+    experiment = parse_experiment(tiny_experiment)
+    rows = plan_stages(experiment)
+    assert [row.stage for row in rows] == ["collect", "prune", "accuracy", "energy"]  # no point heals
+    assert all(row.fits and row.there_is == devices_here().bytes for row in rows)
+    small = Devices(cpu_bytes=memory.PROCESS_BYTES)
+    row = plan_stages(experiment, small)[0]
+    assert not row.fits
+    assert row.refusal().startswith("collect must fit into 0.7 GiB (CPU), got a prediction of 0.7 GiB (weights")
+    assert "sweep.resources.collect.memory_gb" in row.refusal()
+    tiny_experiment["sweep"]["resources"] = {"collect": {"memory_gb": 2}}
+    assert [row.fits for row in plan_stages(parse_experiment(tiny_experiment), small)] == [True, False, False, False]
+    monkeypatch.setattr(plan, "devices_here", lambda: small)
+    with pytest.raises(MemoryExceeded, match="collect must fit"):
+        refuse_too_large(experiment.trial())
+
+
+def test_a_70b_passes_the_planner(tmp_path, tiny_experiment):
+    LlamaConfig(**LLAMA_70B).save_pretrained(tmp_path / "70b")
+    tiny_experiment["model"] = {"id": str(tmp_path / "70b"), "dtype": "bfloat16"}
+    node = Devices(2, 80 * GIB, 64 * GIB)
+    rows = {row.stage: row for row in plan_stages(parse_experiment(tiny_experiment, ["heal.quantize=nf4"]), node)}
+    assert (rows["prune"].on, rows["collect"].on, rows["accuracy"].on) == ("CPU", "CPU", "2 GPU")
+    assert all(row.fits for row in rows.values())
+    one = {row.stage: row for row in plan_stages(parse_experiment(tiny_experiment), Devices(1, 80 * GIB, 64 * GIB))}
+    assert [stage for stage, row in one.items() if not row.fits] == ["accuracy", "energy"]
+    shown = CliRunner().invoke(app, ["plan", _written(tmp_path, tiny_experiment), "--gpus", "1", "--gpu-gb", "80"])
+    assert shown.exit_code == 1
+    assert "accuracy must fit into 80.0 GiB (1 GPU), got a prediction of 1" in shown.output
+
+
+def _written(folder, experiment) -> str:
+    (folder / "planned.yaml").write_text(yaml.safe_dump(experiment))
+    return str(folder / "planned.yaml")

@@ -1,19 +1,15 @@
-"""Memory of a device: how much there is, and the peak that work took."""
+"""Peak memory of work on a device, and too little of it."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-
-# Of a container: cgroup v2, and v1
-CGROUP_LIMITS = tuple(map(Path, ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")))
 
 
 class PeakMemory:
@@ -53,20 +49,6 @@ def is_out_of_memory(problem: BaseException) -> bool:
     text = str(problem).lower()
     said = isinstance(problem, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
     return isinstance(problem, MemoryError | torch.OutOfMemoryError) or said
-
-
-def memory_here() -> int:
-    """Bytes that a stage can have here: of all GPUs that it sees, else of the machine or of this process's cgroup."""
-    if torch.cuda.is_available():
-        return sum(torch.cuda.get_device_properties(gpu).total_memory for gpu in range(torch.cuda.device_count()))
-    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([whole, *(limit for path in CGROUP_LIMITS if (limit := _number_in(path)))])
-
-
-def _number_in(path: Path) -> int | None:
-    with suppress(OSError, ValueError):  # "max" where there is no limit
-        return int(path.read_text())
-    return None
 
 
 def _reset_high_water_mark() -> bool:

@@ -47,12 +47,11 @@ from greenprune.benchmark.prefix_tree import (
     take_batch,
     width_of,
 )
+from greenprune.config import tokens_a_sequence
 from greenprune.models.architectures import ARCHITECTURES, architecture_of
 from greenprune.models.decoder import LOGITS_AT_ONCE, Decoder
 
 log = logging.getLogger("greenprune")
-TOKENS_A_SEQUENCE = {"cpu": 32}  # a CPU isn't faster with more at once, and small batches need less padding
-TOKENS_A_SEQUENCE_ELSEWHERE = 256
 AUTO_BATCH_SIZE = 64
 CACHED_CHARACTERS = 1 << 28
 
@@ -72,7 +71,7 @@ class SharedPrefixLM(HFLM):
         self._encodings = _encodings_of(self)
         self._task: str | None = None  # the one that is asked, for errors
         size = AUTO_BATCH_SIZE if self.batch_size == "auto" else int(self.batch_size)
-        self.batch_tokens = size * TOKENS_A_SEQUENCE.get(self.device.type, TOKENS_A_SEQUENCE_ELSEWHERE)
+        self.batch_tokens = size * tokens_a_sequence(self.device.type)
         reason = why_stock_scoring(self)
         self.shares = reason is None
         if reason is not None:

@@ -18,6 +18,7 @@ from greenprune.config.benchmark import (
     EnergyConfig,
     perplexity_name,
     split_text,
+    tokens_a_sequence,
 )
 from greenprune.config.heal import (
     HEAL_VARIANTS,
@@ -149,4 +150,5 @@ __all__ = [
     "split_label",
     "split_revision",
     "split_text",
+    "tokens_a_sequence",
 ]

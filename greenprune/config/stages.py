@@ -35,7 +35,8 @@ class Stage:
     has that to itself. disturbed: `f(folder)`, whether an artifact of it was spoiled by other work on its machine, so
     that whoever asks next makes another. resumes: it goes on from what a former attempt left in its folder. libraries:
     those that decide its numbers; with another major or minor version of one the artifact is another.
-    memory: `f(sizes, section, facts, place)`, what it needs of memory (greenprune/memory.py); None: the weights.
+    memory: `f(sizes, section, facts, devices)`, what it needs of memory (greenprune/memory.py); None: the weights.
+    streams: what no GPU holds it does layer by layer on a CPU.
     """
 
     function: str
@@ -51,6 +52,7 @@ class Stage:
     resumes: bool = False
     libraries: tuple[str, ...] = ("torch", "transformers")
     memory: str | None = None
+    streams: bool = False
 
     @property
     def section_type(self) -> Any:
@@ -68,6 +70,7 @@ STAGES: dict[str, Stage] = {
         section=CalibrationConfig,
         default=CalibrationConfig(),
         memory="greenprune.memory:of_collect",
+        streams=True,
     ),
     "prune": Stage(
         "greenprune.prune:prune_stage",
@@ -77,6 +80,7 @@ STAGES: dict[str, Stage] = {
         needs=("checkpoint", "statistics"),
         variants=PRUNE_VARIANTS,
         memory="greenprune.memory:of_prune",
+        streams=True,
     ),
     "heal": Stage(
         "greenprune.heal:heal_stage",

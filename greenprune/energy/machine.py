@@ -132,11 +132,15 @@ def visible_gpus(gpus: Sequence[Gpu], mask: str | None = None) -> tuple[int, ...
 
 
 def gpus_of(device: torch.device) -> tuple[int, ...]:
-    """The NVML index of a torch device, () for the CPU. Raises EnergyError for a GPU unknown to NVML."""
+    """The NVML index of a torch device; of "cuda" without a number, those of all GPUs that the process sees; () for the
+    CPU. Raises EnergyError for a GPU unknown to NVML."""
     if device.type != "cuda":
         return ()
     import torch
 
+    if device.index is None and torch.cuda.device_count() > 1:
+        each = (torch.device("cuda", number) for number in range(torch.cuda.device_count()))
+        return tuple(index for gpu in each for index in gpus_of(gpu))
     uuid = str(torch.cuda.get_device_properties(device).uuid).removeprefix("GPU-")
     found = [gpu.index for gpu in nvml_gpus() if gpu.uuid.removeprefix("GPU-") == uuid]
     if len(found) != 1:

@@ -1,7 +1,14 @@
 """Load, view, reshape and save models; architectures.py has an entry for each that is known."""
 
 from greenprune.models.decoder import Decoder, LayerView, Rows
-from greenprune.models.load import load_checkpoint, load_model, load_streamed, load_tokenizer, save_checkpoint
+from greenprune.models.load import (
+    load_checkpoint,
+    load_model,
+    load_split,
+    load_streamed,
+    load_tokenizer,
+    save_checkpoint,
+)
 from greenprune.models.stock_form import fit_class_and_config
 from greenprune.models.surgery import add_output_bias, keep_channels, keep_heads, keep_hidden, remove_layers
 
@@ -16,6 +23,7 @@ __all__ = [
     "keep_hidden",
     "load_checkpoint",
     "load_model",
+    "load_split",
     "load_streamed",
     "load_tokenizer",
     "remove_layers",

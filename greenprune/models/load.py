@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from greenprune.assets import materialize
 from greenprune.config import ModelConfig, absolute_model
-from greenprune.errors import AssetError
+from greenprune.errors import AssetError, MemoryExceeded
 from greenprune.models.architectures import ARCHITECTURES
 from greenprune.models.in_files import IN_FILES_FROM, leave_in_files
 from greenprune.models.modeling_pruned import pruned_class
@@ -53,6 +53,26 @@ def load_checkpoint(
             folder, dtype=DTYPES.get(dtype, "auto"), trust_remote_code=trust_remote_code, weights_only=True
         )
     return model.to(device or default_device()).eval()
+
+
+def load_split(folder: Path, dtype: str = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
+    """As `load_checkpoint`, over all GPUs that this process sees, which are its stage's: each holds some of the layers.
+
+    Raises MemoryExceeded where they don't hold it together.
+    """
+    if torch.cuda.device_count() < 2:
+        return load_checkpoint(folder, dtype, trust_remote_code=trust_remote_code)
+    options: dict[str, Any] = {"weights_only": True, "device_map": "balanced"}
+    with only_tensors(folder):
+        model = model_class(folder).from_pretrained(
+            folder, dtype=DTYPES.get(dtype, "auto"), trust_remote_code=trust_remote_code, **options
+        )
+    if beyond := {"cpu", "disk"} & set(model.hf_device_map.values()):
+        raise MemoryExceeded(
+            f"the model in {folder} must fit into {torch.cuda.device_count()} GPUs, got parts on {', '.join(beyond)}; "
+            "give the stage more GPUs"
+        )
+    return model.eval()
 
 
 def load_streamed(folder: Path, dtype: str = "auto", trust_remote_code: bool = False) -> PreTrainedModel:

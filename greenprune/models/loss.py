@@ -18,7 +18,8 @@ from greenprune.models.decoder import LOGITS_AT_ONCE, Decoder
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Sum over all positions. logits [batch, positions, vocabulary]; targets [batch, positions]: what came."""
-    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+    targets = targets.flatten().to(logits.device)  # the head may be on another GPU than the tokens
+    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum")
 
 
 def total_loss(model: PreTrainedModel, ids: Tensor) -> float:

@@ -26,6 +26,7 @@ from greenprune.config import TrialConfig
 from greenprune.energy.exclusive import node_is_taken
 from greenprune.errors import ConfigError, SweepError
 from greenprune.experiment import Experiment
+from greenprune.plan import refuse_too_large
 from greenprune.results import TrialResult, load_trials, read_results
 from greenprune.storage import Storage
 from greenprune.sweep.environment import environment
@@ -78,6 +79,7 @@ def run_sweep(
         if resume and not known and not run.exists():
             raise SweepError(f"--resume needs an interrupted run in {run.path}, got none; start it without --resume")
         if not ray.is_initialized():
+            refuse_too_large(experiment)
             start_ray(None)
         check_storage_is_shared(storage)
         if fresh and run.exists():

@@ -11,9 +11,10 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from tiny_causal import VOCABULARY, tiny
+from transformers import AutoModelForCausalLM
 
 from greenprune.benchmark.engines import ENGINES, FIRST_ENGINE, load_engine
-from greenprune.benchmark.engines.transformers import ForwardPhases
+from greenprune.benchmark.engines.transformers import ForwardPhases, TransformersEngine
 from greenprune.benchmark.perplexity import perplexity
 from greenprune.config import BenchmarkConfig, EnergyConfig
 from greenprune.errors import ModelError
@@ -177,3 +178,22 @@ def test_a_scorer_takes_no_more_than_learned_positions(tokenizer, tmp_path):
     assert opt.scorer(tokenizer, BenchmarkConfig(max_length=512)).max_length == 64
     with pytest.raises(ModelError, match="at most 64 tokens"):
         opt.check_length(65, "a test")
+
+
+def test_a_split_model_gives_the_same_numbers(checkpoint, tmp_path, tokenizer):
+    """Parts in memory and on the disk stand for GPUs: all that is asked of a model goes through accelerate's hooks."""
+    parts = dict.fromkeys(("model.embed_tokens", "model.rotary_emb", "model.layers.0", "lm_head"), "cpu")
+    parts |= dict.fromkeys(("model.layers.1", "model.norm"), "disk")
+    split = AutoModelForCausalLM.from_pretrained(checkpoint, device_map=parts, offload_folder=tmp_path, dtype="float32")
+    assert any(parameter.is_meta for parameter in split.parameters())
+    segments = torch.randint(VOCABULARY, (3, 16), generator=torch.Generator().manual_seed(0))
+    asked = [Instance("loglikelihood", {}, ("the cat", end), 0) for end in (" sat", " on a mat")]
+    numbers = []
+    for engine in (TransformersEngine(split.eval()), load_engine(checkpoint, "float32")):
+        with engine.serve(WORKLOAD) as phases:
+            phases.fill_cache()
+            phases.decode()
+            reply = phases.reply().tolist()
+        answers = engine.scorer(tokenizer, BenchmarkConfig(batch_size=2, max_length=64)).loglikelihood(asked)
+        numbers.append((engine.perplexity(segments), reply, answers))
+    assert numbers[0] == numbers[1]

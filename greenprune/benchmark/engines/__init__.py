@@ -58,7 +58,8 @@ class WorkloadPhases(Protocol):
 class Engine(Protocol):
     """A checkpoint that is loaded.
 
-    device: where it works, so what a meter watches. parameters: tied ones once. layers: decoder layers.
+    device: where it works, so what a meter watches; "cuda" without a number: all GPUs that the process sees.
+    parameters: tied ones once. layers: decoder layers.
     """
 
     device: torch.device
@@ -67,7 +68,7 @@ class Engine(Protocol):
 
     @classmethod
     def load(cls, checkpoint: Path, dtype: str, trust_remote_code: bool) -> Engine:
-        """Load the checkpoint onto this machine's device."""
+        """Load the checkpoint onto this machine's device, or split it over all GPUs that the process sees."""
 
     def check_length(self, tokens: int, what: str) -> None:
         """Raises ModelError where `what`, so many tokens, is more than it can take at all."""

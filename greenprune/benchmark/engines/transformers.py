@@ -15,7 +15,7 @@ from greenprune.benchmark.memory import PeakMemory
 from greenprune.benchmark.perplexity import perplexity
 from greenprune.benchmark.positions import check_length, learned_positions
 from greenprune.config import BenchmarkConfig, EnergyConfig
-from greenprune.models import load_checkpoint
+from greenprune.models import load_split
 
 if TYPE_CHECKING:
     from greenprune.benchmark.shared_prefix import SharedPrefixLM
@@ -26,13 +26,14 @@ class TransformersEngine:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.device = model.device
+        places = set(getattr(model, "hf_device_map", {}).values())
+        self.device = torch.device("cuda") if len(places) > 1 and torch.cuda.is_available() else model.device
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.layers = model.config.get_text_config().num_hidden_layers
 
     @classmethod
     def load(cls, checkpoint: Path, dtype: str, trust_remote_code: bool) -> TransformersEngine:
-        return cls(load_checkpoint(checkpoint, dtype, trust_remote_code=trust_remote_code))
+        return cls(load_split(checkpoint, dtype, trust_remote_code))
 
     def check_length(self, tokens: int, what: str) -> None:
         check_length(self.model, tokens, what)
@@ -114,7 +115,8 @@ class ForwardPhases:
 
     def synchronise(self) -> None:
         if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
+            for gpu in range(torch.cuda.device_count()):
+                torch.cuda.synchronize(gpu)
 
     def reset_peak_memory(self) -> None:
         self._memory = PeakMemory(self.model.device)
