@@ -11,9 +11,9 @@ from stub_sweep import run_stub_sweep, stub_experiment, stub_model, use_stub_sta
 
 from greenprune.clean import leftovers, remove
 from greenprune.errors import SweepError
-from greenprune.leases import leased
 from greenprune.results import load_trials
 from greenprune.storage import Storage
+from greenprune.storage.leases import leased
 from greenprune.store import StageCall, Store
 
 UNNAMED = StageCall("prune", 1, {"method": "tried once"})
