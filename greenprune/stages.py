@@ -137,9 +137,7 @@ def check_storage(storage_uri: str, mark: str | None) -> None:
     try:
         seen = storage_mark(storage_uri)
     except (GreenpruneError, OSError) as problem:
-        raise SweepError(
-            f"sweep.storage must be had by all nodes, got {where} can't use: {problem}; {remedy}"
-        ) from None
+        raise SweepError(f"sweep.storage must serve all nodes, got {where} can't use: {problem}; {remedy}") from None
     if seen != mark:
         raise SweepError(f"sweep.storage must be a folder that all nodes share, got {where} doesn't see; {remedy}")
 

@@ -97,12 +97,13 @@ def check_storage_is_shared(storage: Storage) -> None:
     if len(alive) < 2:
         return
     mark = storage_mark(storage.uri)
-    asks = ray.remote(_what_is_wrong).options(num_cpus=0, max_retries=0)
-    asked = {}
+    asks = ray.remote(_what_is_wrong)
+    asked = []
     for node in alive:
         pinned = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        asked[node["NodeManagerAddress"]] = asks.options(scheduling_strategy=pinned).remote(storage.uri, mark)
-    for address, answer in asked.items():
+        answer = asks.options(num_cpus=0, max_retries=0, scheduling_strategy=pinned).remote(storage.uri, mark)
+        asked.append((node["NodeManagerAddress"], answer))
+    for address, answer in asked:
         try:
             wrong = ray.get(answer, timeout=PROBE_S)
         except Exception as problem:
