@@ -16,10 +16,10 @@ from typing import Literal
 from greenprune.config import STAGES
 from greenprune.errors import ConfigError, SweepError
 from greenprune.experiment import parse_experiment, read_yaml
-from greenprune.leases import is_leased
 from greenprune.pareto import pareto_front
 from greenprune.results import TrialResult, is_dense, read_results, to_frame
 from greenprune.storage import FileState, Storage
+from greenprune.storage.leases import is_leased
 from greenprune.store import LEASE, MAKER
 
 Checkpoints = Literal["all", "front"]

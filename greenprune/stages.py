@@ -21,7 +21,7 @@ from greenprune._callable import function_named
 from greenprune.config import STAGES, CalibrationConfig, ModelConfig
 from greenprune.config.dependencies import contents, minor_versions, versions, with_contents
 from greenprune.energy.exclusive import Exclusive
-from greenprune.errors import MemoryExceeded, ModelError, SweepError
+from greenprune.errors import GreenpruneError, MemoryExceeded, ModelError, SweepError
 from greenprune.storage import Storage
 from greenprune.store import Artifact, StageCall, Store, clear
 
@@ -46,8 +46,9 @@ class Request:
     (energy/exclusive.py); any_versions: an artifact that other versions of libraries made will do as well.
 
     libraries, texts: the versions that decide its numbers, and what stands for each text file (config/dependencies.py),
-    both as they are where the request is made: on the head, whatever node the stage runs on. halved: the work is done
-    with half the batch, for the same artifact: memory didn't suffice for the whole.
+    both as they are where the request is made: on the head, whatever node the stage runs on. So is mark: which storage
+    it is (energy/exclusive.py); None where the same process runs the stage. halved: the work is done with half the
+    batch, for the same artifact: memory didn't suffice for the whole.
     """
 
     stage: str
@@ -60,6 +61,7 @@ class Request:
     libraries: Mapping[str, str] | None = None
     texts: Mapping[str, str] | None = None
     halved: bool = False
+    mark: str | None = None
 
     def __post_init__(self) -> None:
         needs = STAGES[self.stage].needs
@@ -128,6 +130,7 @@ def perform(request: Request, storage_uri: str) -> Artifact:
     it, under the key of the next attempt. Raises SweepError as `check_here`.
     """
     request.check_here()
+    check_storage(storage_uri, request.mark)
     store, stage = Store(storage_uri), STAGES[request.stage]
     if not stage.machine_bound:
         return _made(request, store, request.call(), store.compute)
@@ -140,6 +143,22 @@ def perform(request: Request, storage_uri: str) -> Artifact:
             return artifact
         log.info("%s %s was disturbed by other work: it is measured again", call.stage, call.key[:8])
         place = place | {"attempt": place.get("attempt", 0) + 1}
+
+
+def check_storage(storage_uri: str, mark: str | None) -> None:
+    """Raises SweepError where this node doesn't see the storage that is marked so, before it works in vain."""
+    if mark is None:
+        return
+    from greenprune.energy.exclusive import storage_mark
+
+    where = f"{storage_uri}, which node {socket.gethostname()}"
+    remedy = "use a shared file system or s3://…, with what that needs on every node"
+    try:
+        seen = storage_mark(storage_uri)
+    except (GreenpruneError, OSError) as problem:
+        raise SweepError(f"sweep.storage must serve all nodes, got {where} can't use: {problem}; {remedy}") from None
+    if seen != mark:
+        raise SweepError(f"sweep.storage must be a folder that all nodes share, got {where} doesn't see; {remedy}")
 
 
 def _made(request: Request, store: Store, call: StageCall, compute: Callable[..., Artifact]) -> Artifact:
@@ -305,10 +324,17 @@ class Stages:
         self.any_versions = any_versions
         self.done: list[Artifact] = []
 
+    def _mark(self) -> str | None:
+        if self.execute is perform_all:
+            return None
+        from greenprune.energy.exclusive import storage_mark
+
+        return storage_mark(self.store.storage.uri)
+
     def run(self, request: Request) -> Artifact:
         """The artifact of a stage that may run anywhere."""
         self.watch(request.stage)
-        request = replace(request, any_versions=self.any_versions)
+        request = replace(request, any_versions=self.any_versions, mark=self._mark())
         call = request.call()
         artifact = self.store.find(call)  # most are there, and need no lease
         if artifact is None:
@@ -320,7 +346,7 @@ class Stages:
     def run_bound(self, requests: Sequence[Request]) -> list[Artifact]:
         """The artifacts of machine-bound stages, all from one machine; that machine looks for them first."""
         self.watch(requests[0].stage)
-        requests = [replace(request, any_versions=self.any_versions) for request in requests]
+        requests = [replace(request, any_versions=self.any_versions, mark=self._mark()) for request in requests]
         artifacts = self.execute(requests, self.store.storage.uri)
         self.done += artifacts
         return artifacts

@@ -27,11 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from greenprune.errors import DamagedArtifact
-from greenprune.leases import leased
-from greenprune.mirror import brought_by_one, in_use, make_room
 from greenprune.storage import Storage, sync
 from greenprune.storage.folder import is_there
 from greenprune.storage.following import sent_as_it_grows
+from greenprune.storage.leases import leased
 from greenprune.storage.manifest import (
     MANIFEST,
     damage,
@@ -41,6 +40,7 @@ from greenprune.storage.manifest import (
     read_manifest,
     seal,
 )
+from greenprune.storage.mirror import brought_by_one, in_use, make_room
 
 log = logging.getLogger("greenprune")
 Work = Callable[[Path], Mapping[str, Any] | None]

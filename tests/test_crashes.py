@@ -12,10 +12,9 @@ from crashing import PowerCuts
 from faulty_store import FaultyStore
 from stub_sweep import run_stub_sweep, stub_experiment, stub_model, stub_score, use_stub_stages
 
-from greenprune import leases
 from greenprune.errors import StorageError
 from greenprune.results import TrialResult, read_results
-from greenprune.storage import bucket, place
+from greenprune.storage import bucket, leases, place
 from greenprune.storage.manifest import MANIFEST, damage
 
 WEIGHTS = ("weights at 0.3", "weights at 0.5")

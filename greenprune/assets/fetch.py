@@ -19,8 +19,8 @@ from pathlib import Path
 
 from greenprune.assets.pinned import Wheel
 from greenprune.errors import AssetError
-from greenprune.locks import locked
 from greenprune.storage import cache_dir
+from greenprune.storage.locks import locked
 
 log = logging.getLogger("greenprune")
 

@@ -11,18 +11,19 @@ import os
 import socket
 import subprocess
 import sys
-import uuid
 from typing import Any
 from urllib.parse import urlsplit
 
 import ray
 
+from greenprune.energy.exclusive import storage_mark
 from greenprune.errors import SweepError
 from greenprune.storage import Storage
 
 # Below half a minute together. It takes a process a few seconds to import Ray, and then a fraction of one to ask.
 CONNECT_S = 5.0
 ANSWER_S = 15.0
+PROBE_S = 120.0  # a node starts a process, which imports this package, and asks the storage
 
 # Run by a process of its own. A client is answered by the server that it would use; others by the cluster's GCS.
 ASK_FOR_RAY = """
@@ -88,21 +89,35 @@ def start_ray(address: str | None) -> None:
 
 
 def check_storage_is_shared(storage: Storage) -> None:
-    """Every node must see what another writes. Raises SweepError that names a node that doesn't."""
-    alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    if storage.remote is not None or len(alive) < 2:
+    """Every node, the head too, must see what another writes. Raises SweepError that names a node that doesn't.
+
+    A node that joins later is asked by its first stage (stages.py).
+    """
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if len(alive) < 2:
         return
-    probe = storage.local / f".probe-{uuid.uuid4().hex[:8]}"
-    probe.parent.mkdir(parents=True, exist_ok=True)
-    probe.touch()
-    sees = ray.remote(os.path.exists)
+    mark = storage_mark(storage.uri)
+    asks = ray.remote(_what_is_wrong)
+    asked = []
+    for node in alive:
+        pinned = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        answer = asks.options(num_cpus=0, max_retries=0, scheduling_strategy=pinned).remote(storage.uri, mark)
+        asked.append((node["NodeManagerAddress"], answer))
+    for address, answer in asked:
+        try:
+            wrong = ray.get(answer, timeout=PROBE_S)
+        except Exception as problem:
+            wrong = f"{type(problem).__name__}: {problem}"
+        if wrong:
+            raise SweepError(
+                f"sweep.storage must be a folder that all nodes share, or an object store that all may use, got "
+                f"{storage.uri}, which node {address} doesn't have: {wrong}; use a shared file system or s3://…"
+            )
+
+
+def _what_is_wrong(storage_uri: str, mark: str) -> str | None:
+    """Run by a node: whether it sees the storage of that mark."""
     try:
-        for node in alive:
-            pinned = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            if not ray.get(sees.options(num_cpus=0, scheduling_strategy=pinned).remote(str(probe))):
-                raise SweepError(
-                    f"sweep.storage must be a folder that all nodes share, got {storage.uri}, which node "
-                    f"{node['NodeManagerAddress']} doesn't see; use a shared file system or s3://…"
-                )
-    finally:
-        probe.unlink(missing_ok=True)
+        return None if storage_mark(storage_uri) == mark else "it sees another one"
+    except Exception as problem:
+        return str(problem)

@@ -4,9 +4,9 @@ Every stage holds its node's lock, shared; an energy stage holds it alone (`node
 GPUs' locks alone (`device`). Ray's resources keep most stages apart already, but not those of nodes of other
 sizes, of other sweeps on the same storage, or of trials run by hand.
 
-Nobody starves: the locks are fair (greenprune/locks.py). Nobody deadlocks: the node's lock is always taken first,
-then the GPUs' in the order of their names, and whoever holds a lock waits for no other stage. The locks lie on
-the node's own disk.
+Nobody starves: the locks are fair (storage/locks.py). Nobody deadlocks: the node's lock is always taken first, then
+the GPUs' in the order of their names, and whoever holds a lock waits for no other stage. The locks lie on the node's
+own disk.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Literal
 
 from greenprune.errors import StorageError
-from greenprune.locks import fair_lock, must_wait
-from greenprune.storage import local_folder, write_atomically
+from greenprune.storage import Storage, local_folder, write_atomically
+from greenprune.storage.locks import fair_lock, must_wait
 
 Exclusive = Literal["none", "device", "node"]
+SECRET = "_stages/.locks"
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def lock_folder(storage_uri: str) -> Path:
     Its name is derived from a secret that lies in the storage, so nobody who can't read that can take it first. Raises
     StorageError where somebody has.
     """
-    name = hashlib.sha256(f"{os.getuid()}:{_secret(storage_uri)}".encode()).hexdigest()[:32]
+    name = hashlib.sha256(f"{os.getuid()}:{storage_mark(storage_uri)}".encode()).hexdigest()[:32]
     folder = Path(tempfile.gettempdir()) / f"greenprune-{name}"
     folder.mkdir(exist_ok=True, mode=0o700)
     state = folder.lstat()
@@ -74,10 +75,19 @@ def lock_folder(storage_uri: str) -> Path:
     return folder
 
 
-def _secret(storage_uri: str) -> str:
-    """A storage's own random text, the same for all processes of a node."""
-    path = local_folder(storage_uri) / "_stages" / ".locks"
+def storage_mark(storage_uri: str) -> str:
+    """A storage's own random text: the same for every process of every node that sees it, and for no other.
+
+    Raises StorageError or ConfigError where the storage can't be had.
+    """
+    path = local_folder(storage_uri) / SECRET
     if not path.exists():
+        storage = Storage(storage_uri)
+        if storage.remote is not None:
+            bucket = storage.remote
+            storage.persistently(lambda: bucket.create(SECRET, secrets.token_hex().encode()), f"take {SECRET}")
+            storage.pull(SECRET)
+            return path.read_text()
         proposal = path.with_name(f".locks.{uuid.uuid4().hex}")
         write_atomically(proposal, secrets.token_hex())
         with suppress(FileExistsError):  # another process was faster: its secret counts

@@ -22,7 +22,9 @@ from greenprune.errors import ConfigError
 SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
 CHUNK = 16 << 20  # bytes of one request
 PARTS = 4  # of one upload at a time
-PATIENCE = timedelta(seconds=30)  # of one request with obstore's own attempts
+LONGEST = timedelta(minutes=2)  # of one request
+PATIENCE = timedelta(seconds=30)  # while obstore itself tries a failing one again
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # an http:// there is a store on the own network
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,11 @@ def open_bucket(uri: str) -> Bucket:
     from obstore.store import from_url
 
     more: dict[str, Any] = _of_aws(parts.netloc) if parts.scheme == "s3" else {}
+    plain = any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS)
     try:
         store = from_url(
             uri,
-            client_options={"timeout": timedelta(minutes=2), "connect_timeout": timedelta(seconds=5)},
+            client_options={"timeout": LONGEST, "connect_timeout": timedelta(seconds=5), "allow_http": plain},
             retry_config={"max_retries": 3, "retry_timeout": PATIENCE},
             **more,
         )
@@ -97,7 +100,7 @@ def _of_aws(bucket: str) -> dict[str, Any]:
     """What obstore doesn't find by itself: a bucket's region, and the profiles of ~/.aws, which boto3 reads."""
     found: dict[str, Any] = {}
     here = os.environ
-    if not (here.get("AWS_REGION") or here.get("AWS_DEFAULT_REGION") or here.get("AWS_ENDPOINT_URL")):
+    if not (here.get("AWS_REGION") or here.get("AWS_DEFAULT_REGION") or any(map(here.get, ENDPOINTS))):
         from pyarrow.fs import resolve_s3_region
 
         try:

@@ -27,6 +27,7 @@ from greenprune.storage.bucket import CHUNK, Bucket, FileState
 from greenprune.storage.files import cache_dir, whole_file
 from greenprune.storage.folder import SharedFolder
 from greenprune.storage.manifest import MANIFEST
+from greenprune.storage.mirror import bound_bytes
 
 T = TypeVar("T")
 log = logging.getLogger("greenprune")
@@ -48,7 +49,8 @@ def _has_scheme(uri: str) -> bool:
 
 
 class Storage:
-    """A root for `runs/NAME` and `_stages`. Raises ConfigError for a URI that can't be opened."""
+    """A root for `runs/NAME` and `_stages`. Raises ConfigError for a URI that can't be opened, or a bound of its mirror
+    that is none (mirror.py)."""
 
     def __init__(self, uri: str | Path) -> None:
         self.uri = str(uri)
@@ -57,6 +59,7 @@ class Storage:
         if not _has_scheme(self.uri):
             self.uri = str(self.local)
         elif not self.uri.startswith("file://"):
+            bound_bytes()  # refused now, not when the first artifact comes
             self.remote = bucket.open_bucket(self.uri)
 
     def push(self, relative: str | Path, last: str | None = None, to: str | Path | None = None) -> None:

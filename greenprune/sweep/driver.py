@@ -134,7 +134,7 @@ def _tuner(run: RunFolder, trainable: Any, search: SweepSearch, concurrent: int)
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=f"{run.storage.uri}/{run.name}",
+            storage_path=str(run.path),  # never read, so an object store doesn't get it
             failure_config=tune.FailureConfig(max_failures=0),
             callbacks=[TellLive()],
             verbose=0,

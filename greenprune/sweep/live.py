@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ from greenprune.experiment import Experiment
 from greenprune.labels import label
 from greenprune.pareto import pareto_front
 from greenprune.results import TrialResult, load_trials, read_result, write_result, write_trials
-from greenprune.storage import write_atomically
+from greenprune.storage import Storage, write_atomically
 from greenprune.sweep.run_folder import RunFolder
 
 log = logging.getLogger("greenprune")
@@ -32,19 +33,24 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 class Status:
-    """What a trial is doing now: a small file that its driver writes and the live view reads."""
+    """What a trial is doing now: a small file that its driver writes and the live view reads, wherever each runs."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.stage = folder, "start"
+    FILE: ClassVar[str] = "status.json"
+
+    def __init__(self, storage: Storage, trial: str) -> None:
+        self.storage, self.trial, self.stage = storage, trial, "start"
 
     def show(self, stage: str) -> None:
         self.stage = stage
-        write_atomically(self.folder / "status.json", json.dumps({"stage": stage, "since": time.time()}))
+        status = json.dumps({"stage": stage, "since": time.time()})
+        write_atomically(self.storage.local / self.trial / self.FILE, status)
+        with suppress(StorageError):  # the next one may come through
+            self.storage.push(f"{self.trial}/{self.FILE}")
 
-    @staticmethod
-    def read(folder: Path) -> str:
+    @classmethod
+    def read(cls, folder: Path) -> str:
         try:
-            status = json.loads((folder / "status.json").read_text())
+            status = json.loads((folder / cls.FILE).read_text())
         except (OSError, ValueError):
             return "starting"
         return f"{status['stage']} {time.time() - status['since']:.0f} s"
@@ -123,6 +129,8 @@ class Live:
     def tick(self) -> None:
         if not self.console.is_terminal and time.time() - self.shown > SECONDS_BETWEEN_LINES:
             self.shown = time.time()
+            for ours in self.running.values():
+                self._pull(f"{ours}/{Status.FILE}")
             doing = ", ".join(f"{ours} {Status.read(self.folder / 'trials' / ours)}" for ours in self.running.values())
             self.console.print(f"  {self._progress()} running: {doing}", highlight=False)
 
@@ -130,6 +138,7 @@ class Live:
         """Write the trial's row, its driver's or, where that died, one that says so."""
         self.running.pop(trial.trial_id, None)
         ours = trial.config["trial_id"]
+        self._pull(f"{ours}/result.json")
         result = read_result(self.folder, ours)
         if result is None:  # its driver died before it could write
             error = "the trial's driver process died before it could report"
@@ -140,6 +149,13 @@ class Live:
         self._write()
         self.shown = time.time()
         self.console.print(f"  {self._progress()}  {self._line(result)}", highlight=False)
+
+    def _pull(self, file: str) -> None:
+        """Bring what a trial's driver wrote, whose mirror of an object store may be another one."""
+        try:
+            self.run.storage.pull(f"{self.run.name}/trials/{file}")
+        except StorageError as problem:
+            log.warning("%s isn't brought: %s", file, problem)
 
     def _write(self) -> None:
         write_trials(self.folder, self.results.values())

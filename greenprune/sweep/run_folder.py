@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from greenprune.errors import ConfigError, SweepError
 from greenprune.experiment import Experiment, parse_experiment, read_yaml
-from greenprune.leases import Lease, leased_or_refused
 from greenprune.results import TrialResult, read_results
 from greenprune.storage import Storage, write_atomically
+from greenprune.storage.leases import Lease, leased_or_refused
 
 REMEDY = "give this sweep another name=…, or start anew with --fresh, which keeps that run aside"
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import ray
 from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 
 from greenprune.cluster.resources import Need
 from greenprune.errors import SweepError
-from greenprune.logs import logging_to
 from greenprune.stages import Request, perform_all
 from greenprune.store import Artifact
+from greenprune.sweep.trial_log import logging_to_trial
 
 
 @dataclass(frozen=True)
 class RayTasks:
-    """Executes stages as Ray tasks, outside the trial's own placement group; `done` is what they made."""
+    """Executes stages as Ray tasks, outside the trial's own placement group; `done` is what they made.
+
+    log_path: the trial's folder, relative to the storage's root.
+    """
 
     needed: Mapping[str, Need]
     retries: int
@@ -67,8 +68,7 @@ def _perform_on_node(requests: list[Request], storage_uri: str, threads: int, lo
         os.environ["OMP_NUM_THREADS"] = str(threads)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(threads)
-    Path(log_path).parent.mkdir(parents=True, exist_ok=True)  # an object store's mirror on this node may lack it
-    with logging_to(logging.FileHandler(log_path), "%(asctime)s %(levelname)s %(message)s"):
+    with logging_to_trial(storage_uri, log_path, requests[0].stage):
         return perform_all(requests, storage_uri)
 
 

@@ -34,8 +34,8 @@ def drive_trial(
     sweep = Experiment.model_validate_json(experiment).sweep
     assert sweep is not None, "only a sweep drives trials"
     storage = Storage(storage_uri)
-    log_path = storage.local / run / "trials" / config["trial_id"] / "log.txt"
-    result = write_row(config, storage, run, RayTasks(needed, sweep.stage_retries, str(log_path)), any_versions)
+    log_path = f"{run}/trials/{config['trial_id']}"
+    result = write_row(config, storage, run, RayTasks(needed, sweep.stage_retries, log_path), any_versions)
     # Tune waits for ever on a NaN, so only finite objectives are reported.
     tune.report({**reported(result.metrics, sweep.objectives), "number": result.number})
 
@@ -60,7 +60,7 @@ def write_row(
     trial = TrialConfig.model_validate(config["trial"])
     known = read_result(folder, config["trial_id"])
     finished = known if known and known.status == "ok" else None  # it ended, but Tune died before it took note
-    status = Status(folder / "trials" / config["trial_id"])
+    status = Status(storage, f"{run}/trials/{config['trial_id']}")
     started, number = time.time(), config["number"]
     how: dict[str, Any] = {"execute": execute, "watch": status.show, "any_versions": any_versions, "fixed": True}
     try:

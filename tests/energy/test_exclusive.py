@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from faulty_store import FaultyStore
 
 from greenprune.energy import exclusive
 from greenprune.energy.exclusive import hold_node, lock_folder, node_is_taken
 from greenprune.errors import StorageError
+from greenprune.storage import bucket
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -152,7 +154,18 @@ def test_a_killed_window_lets_go(stages):
 
 
 def test_storages_do_not_wait_for_each_other():
-    assert lock_folder("runs") != lock_folder("s3://bucket/runs")
+    assert lock_folder("runs") != lock_folder("others")
+
+
+def test_processes_with_other_caches_have_the_locks_of_an_object_store_in_common(tmp_path, monkeypatch):
+    there = FaultyStore(tmp_path / "bucket")
+    monkeypatch.setattr(bucket, "open_bucket", lambda uri: there)
+    folders = set()
+    for cache in ("one", "another"):
+        monkeypatch.setenv("GREENPRUNE_CACHE", str(tmp_path / cache))
+        folders.add(lock_folder("s3://bucket/runs"))
+    assert len(folders) == 1
+    assert folders != {lock_folder("runs")}
 
 
 def test_somebody_elses_folder_is_refused(tmp_path):

@@ -10,6 +10,7 @@ import sys
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -196,6 +197,24 @@ def test_a_fresh_head_keeps_the_rows_of_the_bucket(tmp_path, tiny_experiment):
     assert not [path for path in (bucket / "folder" / "tiny").rglob("*") if path.is_file()]
     assert RunFolder(storage_with("other"), aside.name).results() == known
     assert not RunFolder(storage_with("empty"), "tiny").results()
+
+
+def test_a_trial_whose_driver_has_another_cache_counts_by_what_it_wrote(tmp_path, tiny_experiment):
+    def run_with(cache: str) -> RunFolder:
+        storage = Storage(tmp_path / cache)
+        storage.remote = FaultyStore(tmp_path / "bucket")
+        return RunFolder(storage, "tiny")
+
+    sweeps, trials = run_with("the sweep's"), run_with("the trial's")
+    experiment = parse_experiment(tiny_experiment)
+    config = experiment.trial()
+    ours = {"trial_id": config.trial_id(), "number": 3, "trial": config.model_dump(mode="json")}
+    with Live(sweeps, experiment, [], total=5, concurrent=1, quiet=True) as live:
+        live.started(SimpleNamespace(trial_id="ray's", config=ours))
+        write_result(trials.path, result_of(config, 3))
+        trials.storage.push(f"tiny/trials/{config.trial_id()}")
+        live.ended(SimpleNamespace(trial_id="ray's", config=ours))
+    assert [(result.number, result.status) for result in live.results.values()] == [(3, "ok")]
 
 
 def test_finished_stages_are_reused(small, ray_here):

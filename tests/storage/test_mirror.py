@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from faulty_store import FaultyStore
 
-from greenprune import mirror
 from greenprune.errors import ConfigError, DamagedArtifact
-from greenprune.mirror import GB, bound_bytes
-from greenprune.storage import bucket, place
+from greenprune.storage import bucket, mirror, place
+from greenprune.storage.mirror import GB, bound_bytes
 from greenprune.store import Artifact, StageCall, Store
 
 KB = 1000
@@ -23,7 +22,7 @@ KB = 1000
 def store(tmp_path, monkeypatch) -> FaultyStore:
     there = FaultyStore(tmp_path / "bucket")
     monkeypatch.setattr(bucket, "open_bucket", lambda uri: there)
-    monkeypatch.setattr(place, "WAITS_S", (0.0,))
+    monkeypatch.setattr(place, "WAITS_S", (0.0,) * 4)
     return there
 
 

@@ -32,10 +32,11 @@ from typing import Any
 import psutil
 
 from greenprune.errors import StorageError
-from greenprune.storage import FileState, Storage
+from greenprune.storage.bucket import FileState
+from greenprune.storage.place import Storage
 
 log = logging.getLogger("greenprune")
-EVERY_S = 5.0  # how often an owner renews
+RENEWED_EVERY_S = 5.0  # how often an owner renews
 DEAD_AFTER_S = 30.0
 LOOKS_S = (0.02, 1.0)  # between two looks of one who waits: the first, the longest
 OWNER_BYTES = 4096
@@ -56,13 +57,13 @@ class Lease:
     def check(self) -> None:
         if _highest(_marks(self.storage, self.path))[0] > self.number:
             raise StorageError(
-                f"{self.path} must be renewed every {EVERY_S:.0f} s, got {DEAD_AFTER_S:.0f} s of silence, after which "
+                f"{self.path} must be renewed at least every {DEAD_AFTER_S:.0f} s, got a longer silence, after which "
                 "another process took over; its result counts: run the same command again"
             )
 
     def _renew(self) -> None:
         for beat in range(1, 1 << 60):
-            if self._ended.wait(EVERY_S):
+            if self._ended.wait(RENEWED_EVERY_S):
                 return
             with suppress(OSError):  # the next one may get through
                 self.storage.shared.write(_mark(self.path, self.number), _about(self.owner, beat))

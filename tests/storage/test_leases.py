@@ -15,17 +15,16 @@ from pathlib import Path
 import pytest
 from faulty_store import FaultyStore
 
-from greenprune import leases
 from greenprune.errors import StorageError, SweepError
-from greenprune.leases import is_leased, leased, leased_or_refused
-from greenprune.storage import Storage, place
+from greenprune.storage import Storage, leases, place
+from greenprune.storage.leases import is_leased, leased, leased_or_refused
 
 PATH = Path("_stages/prune/abc.lease")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(leases, "EVERY_S", 0.05)
+    monkeypatch.setattr(leases, "RENEWED_EVERY_S", 0.05)
     monkeypatch.setattr(leases, "DEAD_AFTER_S", 1.0)
     monkeypatch.setattr(leases, "LOOKS_S", (0.01, 0.02))
     monkeypatch.setattr(place, "WAITS_S", (0.0, 0.0, 0.0))

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from greenprune.errors import ConfigError
-from greenprune.locks import locked, shared, taken_if_free
-from greenprune.storage import cache_dir
+from greenprune.storage.files import cache_dir
+from greenprune.storage.locks import locked, shared, taken_if_free
 from greenprune.storage.manifest import MANIFEST
 
 log = logging.getLogger("greenprune")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import greenprune
-from greenprune.locks import fair_lock, locked, must_wait
+from greenprune.storage.locks import fair_lock, locked, must_wait
 
 
 class Visitor(threading.Thread):
