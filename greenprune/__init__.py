@@ -28,6 +28,7 @@ _PUBLIC = {
     "constrained_best": "greenprune.pareto",
     "compare": "greenprune.paired",
     "write_report": "greenprune.report",
+    "plots": "greenprune.report",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -113,7 +113,10 @@ def front_probability(
     if rows.empty:
         return pd.Series(dtype="float64")
     values = values_of(rows, objectives)
-    spread = np.column_stack([np.zeros(len(rows)) if errors[name] is None else errors[name] for name in objectives])
+    spread = np.zeros_like(values)
+    for place, name in enumerate(objectives):
+        if (error := errors[name]) is not None:
+            spread[:, place] = error
     maximise = [direction == "max" for direction in objectives.values()]
     random = np.random.default_rng(seed)
     drawn = (values + spread * random.standard_normal(values.shape) for _ in range(draws))

@@ -44,6 +44,6 @@ def results() -> list[TrialResult]:
 
 
 def text_of(page: str) -> str:
-    """The words of a page, without its pictures."""
-    page = re.sub(r"<(style|svg).*?</\1>", " ", page, flags=re.S)
+    """The words of a page, without its pictures, its script and its list of sections."""
+    page = re.sub(r"<(style|svg|script|nav).*?</\1>", " ", page, flags=re.S)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", page)).split())

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from greenprune.report.evidence import artifact_file, artifact_json, key_of
 from greenprune.results import TrialResult
+from greenprune.results.evidence import artifact_file, artifact_json, key_of
 from greenprune.storage import Storage
 
 if TYPE_CHECKING:

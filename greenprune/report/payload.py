@@ -17,8 +17,7 @@ from greenprune.config import METHODS
 from greenprune.energy.costs import search_cost
 from greenprune.energy.units import JOULES_PER_WH
 from greenprune.errors import ConfigError
-from greenprune.pareto import dense_row, front_probability
-from greenprune.report.evidence import artifact_json
+from greenprune.pareto import dense_row, front_probability, knee
 from greenprune.report.layers import layer_statistics, layers_kept
 from greenprune.report.looks import look_of
 from greenprune.report.paired_tests import as_rows
@@ -27,6 +26,7 @@ from greenprune.report.run import ReportedRun
 from greenprune.report.sections.trials import OF_ALL_TRIALS
 from greenprune.report.uncertainty import error_bars, floor_of, standard_errors
 from greenprune.results import is_missing
+from greenprune.results.evidence import artifact_json
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -49,6 +49,7 @@ def payload(run: ReportedRun) -> dict[str, Any]:
         "errors": _errors(trials, columns),
         "front": front,
         "dense": _dense(trials),
+        "knee": _knee(run),
         "probability": _probability(run, trials),
         "looks": _looks(trials),
         "contaminated": CONTAMINATED,
@@ -125,6 +126,11 @@ def _dense(trials: DataFrame) -> int | None:
         return None
 
 
+def _knee(run: ReportedRun) -> int | None:
+    best = None if run.front is None else knee(run.front, run.objectives)
+    return None if best is None else int(run.trials.index.get_loc(best.name))
+
+
 def _probability(run: ReportedRun, trials: DataFrame) -> list[float | None] | None:
     if run.front is None or run.front.empty:
         return None
@@ -194,7 +200,9 @@ def _healing(run: ReportedRun) -> list[dict[str, Any]]:
         if history:
             method = str(result.config.get("prune", {}).get("method"))
             points = [[each["step"], each["loss"]] for each in history["validation"]]
-            found.append({"label": names[result.trial_id], "colour": look_of(method).colour, "points": points})
+            found.append(
+                {"label": names[result.trial_id], "method": method, "colour": look_of(method).colour, "points": points}
+            )
     return found
 
 

@@ -27,7 +27,7 @@ class ReportedRun:
     """A run with its front; objectives are those that it is made of.
 
     path: as the user named it. labels: each trial's short name, by the table's index. front: the trials on it, None
-    where there can't be one, and then `problem` says why.
+    where there can't be one, and then `problem` says why. beside: other runs on the same page.
     """
 
     path: str
@@ -38,6 +38,7 @@ class ReportedRun:
     objectives: Mapping[str, Direction]
     front: DataFrame | None
     problem: str | None = None
+    beside: tuple[ReportedRun, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -58,7 +59,9 @@ class ReportedRun:
         return self.storage.pull(f"{self.name}/{file}")
 
 
-def read_run(path: str | Path, objectives: Mapping[str, Direction] | None = None) -> ReportedRun:
+def read_run(
+    path: str | Path, objectives: Mapping[str, Direction] | None = None, beside: Sequence[str | Path] = ()
+) -> ReportedRun:
     """The run and its front; `objectives` default to the sweep's own.
 
     Raises ConfigError where there are no trials or the given objectives have no front.
@@ -75,7 +78,8 @@ def read_run(path: str | Path, objectives: Mapping[str, Direction] | None = None
             raise
         problem = str(refusal)
     names = dict(zip(trials.index, labels(trials), strict=True))
-    return ReportedRun(str(path), storage, name, trials, names, chosen, front, problem)
+    others = tuple(map(read_run, beside))
+    return ReportedRun(str(path), storage, name, trials, names, chosen, front, problem, others)
 
 
 def _sweep_objectives(storage: Storage, name: str) -> Mapping[str, Direction]:

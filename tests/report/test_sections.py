@@ -22,7 +22,14 @@ from greenprune.results import TrialResult, write_trials
 SAYS = {
     "cautions": "These energies are ESTIMATES",
     "facts": "model pypi:smollm2-135m",
+    "family": "other pypi:smollm2-135m",
     "front": "Knee: angular 4 + lora",
+    "budgets": "greenprune pareto",
+    "compare": "TRIAL dense",
+    "tasks": "0.750 ± 0.010 0.750 ± 0.010 93.8%",
+    "layers": "layers layers.png",
+    "curves": "curves curves.png",
+    "energy": "energy energy.png",
     "trials": "0.750 ± 0.010",
     "failed": "bi-00000004 boom",
     "again": "trials/angular-00000002/config.yaml",
@@ -58,7 +65,8 @@ def written(folder: Path, trials: list[TrialResult]) -> ReportedRun:
     write_trials(folder, trials)
     environment = {"versions": {"torch": "2.13"}, "evil": EVIL}
     (folder / "environment.json").write_text(json.dumps(environment))
-    return read_run(folder)
+    write_trials(folder.parent / "other", trials)
+    return read_run(folder, beside=[folder.parent / "other"])
 
 
 def test_every_section_has_its_row_and_its_template():
@@ -88,7 +96,7 @@ def test_a_section_is_whole_and_safe_on_every_run(name: str, kind: str, tmp_path
 @pytest.mark.parametrize("kind", RUNS)
 def test_the_page_holds_the_sections_in_their_order(kind: str, tmp_path: Path):
     run = written(tmp_path / "r", RUNS[kind]())
-    page = write_report(run.folder).read_text()
+    page = write_report(run.folder, beside=[one.folder for one in run.beside]).read_text()
     bodies = [html for section in SECTIONS.values() if (html := section_html(section, run)) is not None]
     places = [page.index(str(html)) for html in bodies]
     assert places == sorted(places)

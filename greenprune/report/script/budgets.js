@@ -58,6 +58,7 @@ function named(i) {
 
 /** Against the dense model, by the ratio on the trial's own machine. */
 function savings(i) {
+  if (i === run.dense) return ["It is the dense model."];
   const ratio = value("energy_ratio", i);
   if (!isNumber(ratio) || !ratio || value("energy_kind", i) === run.contaminated) return ["What it saves against the dense model isn't known."];
   const kind = value("energy_kind", i);

@@ -37,7 +37,7 @@ function frame(holder, { x, y, xTitle, yTitle, height = 380, label, xScale = 1, 
     grid.append(svg("line", { x1: left, x2: right, y1: sy(v * yScale), y2: sy(v * yScale) }), svg("text", { x: left - 6, y: sy(v * yScale) + 4, "text-anchor": "end" }, short(v)));
   }
   grid.append(
-    fitted(svg("text", { x: (left + right) / 2, y: height - 8, "text-anchor": "middle", class: "title" }, xTitle), xTitle, width),
+    fitted(svg("text", { x: (left + right) / 2, y: height - 8, "text-anchor": "middle", class: "title" }, xTitle), xTitle, right - left + 2 * MARGIN.right),
     fitted(svg("text", { transform: `translate(13 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle", class: "title" }, yTitle), yTitle, height),
   );
   const layer = svg("g");
@@ -63,10 +63,13 @@ function trialMark(i, x, y, size = 6, attributes = {}) {
   });
 }
 
-/** One stop of the Tab key for many marks; arrow keys go from one to the next. */
-function roving(marks) {
+/** One stop of the Tab key for many marks; arrow keys go from one to the next. Drawn anew, the focus stays at its trial. */
+function roving(marks, holder) {
+  const focused = holder.contains(document.activeElement) ? document.activeElement.dataset.trial : null;
+  const first = Math.max(0, marks.findIndex((mark) => mark.dataset.trial === focused));
+  if (focused !== null) requestAnimationFrame(() => marks[first]?.focus());
   marks.forEach((mark, at) => {
-    mark.setAttribute("tabindex", at ? -1 : 0);
+    mark.setAttribute("tabindex", at === first ? 0 : -1);
     mark.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
       if (event.key === "Enter" || event.key === " ") mark.dispatchEvent(new MouseEvent("click"));
@@ -87,7 +90,7 @@ function methodLegend(trials) {
   return html("ul", { class: "legend" }, items);
 }
 
-/** Lines of several series: {name, colour, points: [[x, y], …], dashed}. */
+/** Lines of several series: {name, colour, points: [[x, y], …], dashed}; those of one group share an entry of the legend. */
 function lineChart(holder, { series, xTitle, yTitle, label, height = 300, fromZero = false }) {
   const points = series.flatMap((one) => one.points);
   if (!points.length) return html("p", { class: "note" }, "Nothing to draw.");
@@ -100,5 +103,6 @@ function lineChart(holder, { series, xTitle, yTitle, label, height = 300, fromZe
       chart.layer.append(withTip(dot, () => [name, `${general(x)}: ${general(y)}`]));
     }
   }
-  return html("div", {}, chart.root, html("ul", { class: "legend" }, series.filter((one) => one.name).map((one) => html("li", {}, html("span", { class: "swatch", style: `background:${one.colour}` }), one.name))));
+  const legend = new Map(series.filter((one) => one.name).map((one) => [one.group ?? one.name, one.colour]));
+  return html("div", {}, chart.root, html("ul", { class: "legend" }, [...legend].map(([name, colour]) => html("li", {}, html("span", { class: "swatch", style: `background:${colour}` }), name))));
 }

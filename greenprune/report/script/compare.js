@@ -5,7 +5,7 @@ const MARKED = { "A better": "A better", "B better": "B better" };
 function startCompare(part) {
   const done = everyTrial.filter(finished);
   if (done.length < 2) return part.replaceChildren(html("p", { class: "note" }, "Two finished trials are needed."));
-  const picked = { a: run.front.find((i) => i !== run.dense) ?? done[1], b: run.dense ?? done[0] };
+  const picked = { a: favourite() ?? done[1], b: run.dense ?? done[0] };
   const options = done.map((i) => [i, `${value("trial_number", i)}: ${run.labels[i]}`]);
   const body = html("div", {});
   const controls = html("div", { class: "row" });

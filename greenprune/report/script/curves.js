@@ -13,7 +13,7 @@ function startCurves(part) {
 
   function draw() {
     if (quality) size.replaceChildren(qualityAgainstSize(size, quality));
-    healing.replaceChildren(lineChart(healing, { series: run.healing.map((one) => ({ name: one.label, colour: one.colour, points: one.points })), xTitle: "optimizer step", yTitle: "validation loss (nats/token)", label: "Validation loss of healing by step" }));
+    healing.replaceChildren(lineChart(healing, { series: run.healing.map((one) => ({ name: one.label, group: one.method, colour: one.colour, points: one.points })), xTitle: "optimizer step", yTitle: "validation loss (nats/token)", label: "Validation loss of healing by step" }));
     const points = run.progress.filter((p) => p[clock] !== null).map((p) => [p[clock], p.hypervolume]);
     progress.replaceChildren(lineChart(progress, { series: [{ name: "", colour: "var(--accent)", points }], xTitle: clock === "hours" ? "hours since the first trial began" : "kWh that the search took", yTitle: "hypervolume, relative to dense", label: "Hypervolume of the front as trials ended" }));
   }
@@ -38,10 +38,10 @@ function qualityAgainstSize(holder, quality) {
     chart.layer.append(polyline(best.map((i) => [chart.sx(value(removed, i)), chart.sy(value(quality, i))]), { stroke: lookOf(curve[0]).colour, "stroke-width": 1.5, "stroke-dasharray": healed(curve[0]) ? null : "4 3", opacity: 0.8 }));
   }
   const drawn = rows.map((i) => {
-    const mark = trialMark(i, chart.sx(value(removed, i)), chart.sy(value(quality, i)), 5, { role: "button", onclick: () => choose(i), "aria-label": `${run.labels[i]}: ${heading(quality)} ${cellText(quality, i)}` });
+    const mark = trialMark(i, chart.sx(value(removed, i)), chart.sy(value(quality, i)), 5, { role: "button", "data-trial": i, onclick: () => choose(i), "aria-label": `${run.labels[i]}: ${heading(quality)} ${cellText(quality, i)}` });
     chart.layer.append(withTip(mark, () => trialLines(i)));
     return mark;
   });
-  roving(drawn);
+  roving(drawn, holder);
   return html("div", {}, chart.root, methodLegend(rows), html("p", { class: "note" }, "Lines join the best trial of each size of a method; dashed without healing."));
 }

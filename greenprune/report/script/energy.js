@@ -34,8 +34,8 @@ function trialBars() {
 function breakEven(holder) {
   const makes = (i) => run.stages.making_wh[i];
   const cheap = (i) => isNumber(value("break_even_requests", i)) && isNumber(makes(i));
-  const chosen = state.chosen !== null && cheap(state.chosen) ? state.chosen : run.front.find(cheap);
-  if (chosen === undefined) return html("p", { class: "note" }, "No chosen trial and none on the front has a known break-even.");
+  const chosen = [favourite(), ...run.front].find((i) => i !== null && cheap(i));
+  if (chosen === undefined) return html("p", { class: "note" }, "Neither the chosen trial nor any on the front has a known break-even.");
   const each = value("energy_wh_per_1k_requests", chosen) / 1000;
   const dense = each / value("energy_ratio", chosen);
   const requests = value("break_even_requests", chosen);

@@ -55,7 +55,7 @@ function startFront(part) {
     shadeBudgets(chart, x, y);
     if (judged && x !== y) chart.layer.append(polyline(steps(chart, best, x, y), { class: "step" }));
     const marks = [...rows].sort((a, b) => value(x, a) - value(x, b)).map((i) => drawTrial(chart, i, x, y, best.includes(i)));
-    roving(marks);
+    roving(marks, holder);
     holder.replaceChildren(chart.root, methodLegend(rows));
   }
 

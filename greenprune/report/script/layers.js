@@ -48,7 +48,7 @@ function influence({ model, influence: values }, holder) {
     const bar = svg("rect", { x: chart.sx(layer - 0.4), width: chart.sx(0.8) - chart.sx(0), y: chart.sy(v), height: chart.sy(0) - chart.sy(v), fill: "var(--accent)" });
     chart.layer.append(withTip(bar, () => [`layer ${layer}`, `block influence ${general(v, 3)}`]));
   });
-  return html("figure", {}, chart.root, html("figcaption", {}, `How much each layer turns the hidden states (${model}); the first ones and the last are rarely removed.`));
+  return html("figure", {}, chart.root, html("figcaption", {}, `How much each layer turns the hidden states (${model}).`));
 }
 
 /** A row a trial, a cell a layer: the share of its heads and channels that stays. */

@@ -6,7 +6,7 @@ function startTasks(part) {
   const note = html("p", { class: "note" });
   part.prepend(html("div", { class: "row" }, holders.map((one) => one.node)), note);
   listen(() => {
-    const chosen = state.chosen ?? run.front.find((i) => i !== run.dense) ?? null;
+    const chosen = favourite();
     const trials = unique([run.dense, chosen]).filter((i) => i !== null);
     note.textContent = spaces.length ? "Choose another trial by a click on the front above." : "A radar chart needs three tasks.";
     for (const { name, columns, node } of holders) {
@@ -22,14 +22,14 @@ function radar(columns, trials, title) {
   const { rows: measured, problem } = comparable(columns, trials);
   if (problem || !measured.length) return null;
   const most = Math.max(...measured.flatMap((i) => columns.map((name) => value(name, i)))) || 1;
-  const size = 340, middle = size / 2, reach = size / 2 - 62;
+  const size = 300, middle = size / 2, reach = size / 2 - 40, aside = 50;
   const at = (k, share) => {
     const angle = (2 * Math.PI * k) / columns.length - Math.PI / 2;
     return [middle + reach * share * Math.cos(angle), middle + reach * share * Math.sin(angle)];
   };
   const ring = (shares, attributes) => svg("polygon", { points: shares.map((share, k) => at(k, share).map((v) => v.toFixed(1)).join(",")).join(" "), ...attributes });
   const words = measured.map((i) => `${run.labels[i]}: ${columns.map((name) => `${run.task_names[name]} ${shown(name, value(name, i))}`).join(", ")}`);
-  const root = svg("svg", { viewBox: `0 0 ${size} ${size}`, width: size, height: size, role: "img", "aria-label": `${title} by task. ${words.join(". ")}` });
+  const root = svg("svg", { viewBox: `${-aside} 0 ${size + 2 * aside} ${size}`, width: size + 2 * aside, height: size, role: "img", "aria-label": `${title} by task. ${words.join(". ")}` });
   for (const share of [0.25, 0.5, 0.75, 1]) root.append(ring(columns.map(() => share), { class: "web" }));
   columns.forEach((name, k) => {
     const [x, y] = at(k, 1.12);

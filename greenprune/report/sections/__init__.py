@@ -17,6 +17,7 @@ from greenprune.report.sections.cautions import gather_cautions
 from greenprune.report.sections.environment import gather_environment
 from greenprune.report.sections.facts import gather_facts
 from greenprune.report.sections.failed import gather_failed
+from greenprune.report.sections.family import gather_family
 from greenprune.report.sections.front import gather_front
 from greenprune.report.sections.tasks import gather_tasks
 from greenprune.report.sections.trials import gather_trials
@@ -37,6 +38,7 @@ SECTIONS: dict[str, PagePart] = {
     # What decides how the numbers may be read comes before any number.
     "cautions": PagePart(None, gather_cautions, "cautions.html.j2"),
     "facts": PagePart(None, gather_facts, "facts.html.j2"),
+    "family": PagePart("Runs beside each other", gather_family, "family.html.j2"),
     "front": PagePart("The front", gather_front, "front.html.j2"),
     "budgets": PagePart("Within budgets", gather_budgets, "alive.html.j2"),
     "compare": PagePart("Two trials", gather_compare, "alive.html.j2"),

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from greenprune.cli import pictures
 from greenprune.columns import DEFAULT_OBJECTIVES
 from greenprune.errors import GreenpruneError
 from greenprune.logs import logging_to
@@ -23,9 +24,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find the ways of pruning a language model that nothing else beats on both accuracy and energy.",
 )
+app.add_typer(pictures.commands)
 console = Console(width=None if sys.stdout.isatty() else 180)  # a log file has no width to fit
 
-DEMO = Path(__file__).parent.parent / "experiments" / "demo.yaml"  # of a checkout
+DEMO = Path(__file__).parents[2] / "experiments" / "demo.yaml"  # of a checkout
 ExperimentFile = Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="key=value …", show_default=False)]
 TRIAL = "a trial's id, the beginning of it, its number, or dense"
@@ -240,14 +242,6 @@ def compare(
 
 
 @app.command()
-def report(run: RunFolder) -> None:
-    """Write RUN/report.html, one file that needs no network."""
-    from greenprune.report import write_report
-
-    console.print(str(write_report(run)), highlight=False)
-
-
-@app.command()
 def export(run: RunFolder, trial: Annotated[str, typer.Argument(metavar="TRIAL", help=TRIAL)], out: Path) -> None:
     """Copy a trial's checkpoint, tokenizer and model card to OUT."""
     from greenprune.export import export as export_trial
@@ -320,7 +314,3 @@ def doctor() -> None:
     for check in examine():
         table.add_row(check.part, check.state, check.remedy or "-")
     console.print(table)
-
-
-if __name__ == "__main__":
-    main()

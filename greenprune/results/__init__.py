@@ -222,11 +222,32 @@ def write_trials(run_dir: Path, results: Iterable[TrialResult]) -> DataFrame:
     return frame
 
 
-def load_trials(run: str | Path) -> DataFrame:
+def load_trials(
+    run: str | Path | Sequence[str | Path], *, long: bool = False, curves: bool = False, windows: bool = False
+) -> DataFrame:
     """A run's table of trials, columns as in columns.py; from the results, or from trials.parquet where that is all.
 
-    `run` is a folder or a URI (s3://bucket/runs/NAME). Raises ConfigError where there are no trials.
+    `run` is a folder or a URI (s3://bucket/runs/NAME); of a list of them, all their rows, with the run's name in a
+    column `run`. By default a row is a trial; long: a trial's task; curves: a step of its healing; windows: one of its
+    energy windows (frames.py names their columns).
+
+    dtypes: text `str`; whole numbers `int64`, `Int64` where some are missing; yes or no `bool`, `boolean` where some
+    are missing; every other number `float64`. A field of the configuration that is text in one trial and a number in
+    another is text. Missing is NaN or NA, never 0.
+
+    Raises ConfigError where there are no trials, and where more than one kind of row is asked for.
     """
+    from greenprune.results import frames
+
+    asked = [name for name, wanted in {"long": long, "curves": curves, "windows": windows}.items() if wanted]
+    if len(asked) > 1:
+        raise ConfigError(f"a table has one kind of row, got {' and '.join(asked)}; load each by itself")
+    if not isinstance(run, str | Path):
+        return frames.together(run, *asked)
+    return getattr(frames, asked[0])(run) if asked else _table_of(run)
+
+
+def _table_of(run: str | Path) -> DataFrame:
     import pandas as pd
 
     storage, name = locate_run(run)

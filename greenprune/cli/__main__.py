@@ -1,0 +1,5 @@
+"""python -m greenprune.cli"""
+
+from greenprune.cli import main
+
+main()
