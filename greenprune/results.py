@@ -222,10 +222,12 @@ def write_trials(run_dir: Path, results: Iterable[TrialResult]) -> DataFrame:
     return frame
 
 
-def load_trials(run: str | Path) -> DataFrame:
+def load_trials(run: str | Path, curves: bool = False) -> DataFrame:
     """A run's table of trials, columns as in columns.py; from the results, or from trials.parquet where that is all.
 
-    `run` is a folder or a URI (s3://bucket/runs/NAME). Raises ConfigError where there are no trials.
+    `run` is a folder or a URI (s3://bucket/runs/NAME). curves: with the column `heal_curve`, a list of the points of
+    each healing: step, tokens seen, validation loss and KL to the dense model in nats a token (None where it wasn't
+    measured); None where nothing was healed, or the artifact is gone. Raises ConfigError where there are no trials.
     """
     import pandas as pd
 
@@ -233,13 +235,23 @@ def load_trials(run: str | Path) -> DataFrame:
     folder = storage.local / name
     storage.pull(f"{name}/trials")
     if results := read_results(folder):
-        return to_frame(results)
+        frame = to_frame(results)
+        return frame.assign(heal_curve=[_curve(storage, result) for result in results]) if curves else frame
     if storage.pull(f"{name}/trials.parquet"):
         return pd.read_parquet(folder / "trials.parquet")
     raise ConfigError(
         f"a run must hold trials.parquet or trials/*/result.json, got {run}, which has neither; "
         f"start one with `greenprune sweep`, or check the path{_other_runs(storage.local, name)}"
     )
+
+
+def _curve(storage: Storage, result: TrialResult) -> list[dict[str, Any]] | None:
+    """The points of a trial's healing, as its artifact has them."""
+    healed = [made["key"] for made in result.stages if made["stage"] == "heal"]
+    path = Path("_stages") / "heal" / healed[-1] / "history.json" if healed else None
+    if path is None or not ((storage.local / path).exists() or storage.pull(path)):
+        return None
+    return json.loads((storage.local / path).read_text())["validation"]
 
 
 def run_cost(run: str | Path) -> SearchCost:

@@ -151,12 +151,11 @@ def _place(request: Request) -> dict[str, Any]:
 
 
 def _unmetered(request: Request, store: Store, out: Path) -> dict[str, Any]:
-    _work(request, store, out)
-    return {}
+    return _work(request, store, out)
 
 
 def _metered(request: Request, store: Store, out: Path) -> dict[str, Any]:
-    """Do a stage's work; gives its energy for the manifest, as far as it was metered."""
+    """Do a stage's work; gives its energy for the manifest, as far as it was metered, and the stage's own facts."""
     import torch
 
     from greenprune.energy import AbsentMeter, Meter, machine_identity, stage_meter
@@ -169,11 +168,12 @@ def _metered(request: Request, store: Store, out: Path) -> dict[str, Any]:
     except EnergyError as problem:
         meter = AbsentMeter(str(problem))
     with meter.window(request.stage) as window:
-        _work(request, store, out)
+        facts = _work(request, store, out)
     if resumed:  # a former attempt's part is lost with its process
-        return {}
+        return facts
     reading, machine = window.reading, machine_identity()[0]
     return {
+        **facts,
         "energy_j": reading.energy_j,
         "energy_kind": reading.grade,
         "energy_source": reading.source,
@@ -186,11 +186,12 @@ def perform_all(requests: Sequence[Request], storage_uri: str) -> list[Artifact]
     return [perform(request, storage_uri) for request in requests]
 
 
-def _work(request: Request, store: Store, out: Path) -> None:
+def _work(request: Request, store: Store, out: Path) -> dict[str, Any]:
+    """Call the stage's function; gives what it says about its artifact, for the manifest."""
     stage = STAGES[request.stage]
     inputs = {name: _locate(parent, store) for name, parent in request.inputs.items()}
     options = {**request.options, "exclusive": request.exclusive} if stage.machine_bound else request.options
-    function_named(stage.function)(out, config=request.section, **inputs, **request.facts, **options)
+    return function_named(stage.function)(out, config=request.section, **inputs, **request.facts, **options) or {}
 
 
 def _locate(parent: Source | Artifact | None, store: Store) -> Path | None:

@@ -22,10 +22,13 @@ from greenprune.config.benchmark import (
 from greenprune.config.heal import (
     HEAL_VARIANTS,
     HEALERS,
+    FullHealing,
     HealConfig,
     Healer,
     LoraHealing,
     NoHealing,
+    Teaching,
+    TextHealing,
 )
 from greenprune.config.local_paths import (
     absolute,
@@ -108,6 +111,7 @@ __all__ = [
     "Dimension",
     "EnergyConfig",
     "FlapPruning",
+    "FullHealing",
     "HealConfig",
     "Healer",
     "LlmPrunerPruning",
@@ -128,6 +132,8 @@ __all__ = [
     "Stage",
     "StageResources",
     "SweepConfig",
+    "Teaching",
+    "TextHealing",
     "TrialConfig",
     "WandaSpPruning",
     "WidthPruning",
