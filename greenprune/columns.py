@@ -214,8 +214,8 @@ COLUMNS: dict[str, Column] = {
     "tasks_energy_scope": _label("`energy_scope` of the tasks' energies", needs="benchmark.tasks"),
     "tasks_machine": _label("identity of the hardware that answered the tasks", needs="benchmark.tasks"),
     "<stage>_energy_wh": Column(
-        "energy of a stage that the model came from (`collect`, `prune`, `heal`); other trials may share it", "Wh",
-        kind="<stage>_energy_kind", machine="<stage>_machine", needs="prune",
+        "energy of a stage that the model came from (`collect`, `prune`, `teach`, `heal`); other trials may share it",
+        "Wh", kind="<stage>_energy_kind", machine="<stage>_machine", needs="prune",
     ),
     "<stage>_energy_kind": _label("`energy_kind` of `<stage>_energy_wh`", needs="prune"),
     "<stage>_machine": _label("identity of the hardware that ran the stage, where it was metered", needs="prune"),
@@ -237,9 +237,15 @@ COLUMNS: dict[str, Column] = {
         "count", title="break-even", needs="prune", shown="{:,.0f}", kind="energy_kind", machine="machine",
     ),
     # ---------------------------------------------------------------------------------------------- healing
-    "heal_train_loss": Column("mean training loss of healing", "nats/token", needs="heal"),
+    "heal_train_loss": Column("mean of what healing minimised (`heal.loss`)", "nats/token", needs="heal"),
     "heal_loss_start": Column("validation loss before healing", "nats/token", needs="heal"),
     "heal_loss_end": Column("validation loss after healing", "nats/token", needs="heal"),
+    "heal_kl_start": Column(
+        "divergence from the dense model on the validation text before healing, over its likeliest tokens and the rest",
+        "nats/token", needs="heal.loss",
+    ),
+    "heal_kl_end": Column("the same after healing", "nats/token", needs="heal.loss"),
+    "heal_tokens": Column("tokens that healing trained on, repeated ones too", "count", needs="heal", shown="{:,.0f}"),
     # ------------------------------------------------------------------------------------------------- time
     "seconds": Column("wall time of the trial", "s", machine="machine"),
     "started": _label("when the trial began", "ISO 8601 UTC"),

@@ -106,8 +106,12 @@ def _of_pruning(report: Mapping[str, Any], parameters: int) -> dict[str, Any]:
 
 
 def _of_healing(history: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("train_loss", "loss_start", "loss_end") if history else ()
-    return {f"heal_{name}": history[name] for name in names}
+    """Losses, and what artifacts of before 2026-11-28 lack: the divergence from the dense model, where it was kept."""
+    if not history:
+        return {}
+    first, last = history["validation"][0], history["validation"][-1]
+    divergences = {"heal_kl_start": first.get("kl"), "heal_kl_end": last.get("kl")}
+    return {f"heal_{name}": history[name] for name in ("train_loss", "loss_start", "loss_end", "tokens")} | divergences
 
 
 def _of_tasks(scores: Mapping[str, Any], with_energy: bool) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def _place(request: Request) -> dict[str, Any]:
 
 
 def _metered(request: Request, store: Store, out: Path) -> dict[str, Any]:
-    """Do a stage's work; gives its energy for the manifest, as far as it was metered."""
+    """Do a stage's work; gives its energy for the manifest, as far as it was metered, and the stage's own facts."""
     import torch
 
     from greenprune.energy import AbsentMeter, Meter, machine_identity, stage_meter
@@ -245,7 +245,7 @@ def _fitted(request: Request, inputs: Mapping[str, Path | None], out: Path) -> d
     for attempt in filter(None, (request, request.smaller())):
         peak = PeakMemory(torch.device(default_device()))
         try:
-            _work(attempt, inputs, out)
+            facts = _work(attempt, inputs, out)
         except Exception as problem:
             if not is_out_of_memory(problem):
                 raise
@@ -253,7 +253,7 @@ def _fitted(request: Request, inputs: Mapping[str, Path | None], out: Path) -> d
         else:
             alone = getattr(request.section, "num_workers", 1) == 1  # else others did the work
             measured = {"peak_memory_bytes": peak.bytes() if alone else None}
-            return {**measured, "predicted_memory_bytes": expected, "halved": attempt.halved}
+            return {**facts, **measured, "predicted_memory_bytes": expected, "halved": attempt.halved}
         log.warning("%s ran out of memory at %s", request.stage, failed[-1])
         if not STAGES[request.stage].resumes:
             clear(out)
@@ -265,10 +265,11 @@ def _fitted(request: Request, inputs: Mapping[str, Path | None], out: Path) -> d
     )
 
 
-def _work(request: Request, inputs: Mapping[str, Path | None], out: Path) -> None:
+def _work(request: Request, inputs: Mapping[str, Path | None], out: Path) -> dict[str, Any]:
+    """Call the stage's function; gives what it says about its artifact, for the manifest."""
     stage, (section, facts) = STAGES[request.stage], request.parts()
     options = {**request.options, "exclusive": request.exclusive} if stage.machine_bound else request.options
-    function_named(stage.function)(out, config=section, **inputs, **facts, **options)
+    return function_named(stage.function)(out, config=section, **inputs, **facts, **options) or {}
 
 
 def _expected(request: Request, checkpoint: Path | None) -> int | None:

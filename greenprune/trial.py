@@ -66,7 +66,7 @@ def _walk(config: TrialConfig, stages: Stages, number: int) -> TrialResult:
 
     statistics = _collect(stages, config, dense)
     pruned = _prune(stages, config, dense, statistics)
-    model = _heal(stages, config, pruned)
+    model = _heal(stages, config, pruned, _teach(stages, config, dense))
     accuracy = _accuracy(stages, config, model)
     energy, dense_energy = _energy(stages, config, model, dense)
     country = config.benchmark.energy.country if config.benchmark.energy else None
@@ -114,12 +114,24 @@ def _prune(stages: Stages, config: TrialConfig, dense: Source, statistics: Artif
     return stages.run(Request("prune", config.prune, inputs, facts, _loading(config)))
 
 
-def _heal(stages: Stages, config: TrialConfig, pruned: Source | Artifact) -> Source | Artifact:
+def _teach(stages: Stages, config: TrialConfig, dense: Source) -> Artifact | None:
+    """What the dense model predicts on the healing text; None where healing doesn't ask for it."""
+    teaching = config.heal.teaching()
+    if teaching is None:
+        return None
+    return stages.run(Request("teach", teaching, {"checkpoint": dense}, options=_loading(config)))
+
+
+def _heal(
+    stages: Stages, config: TrialConfig, pruned: Source | Artifact, teacher: Artifact | None = None
+) -> Source | Artifact:
     """Healing, and whatever other stages turn the pruned model into the one that is measured, in their order."""
     model = pruned
     for name, stage in STAGES.items():
         if stage.role == "model" and name != "prune" and (section := getattr(config, stage.key)).method != "none":
-            model = stages.run(Request(name, section, {"checkpoint": model}, options=_loading(config)))
+            parents = {"checkpoint": model, "teacher": teacher}
+            inputs = {parent: parents[parent] for parent in stage.needs}
+            model = stages.run(Request(name, section, inputs, options=_loading(config)))
     return model
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers import AutoConfig, PreTrainedTokenizerFast, TrainerCallback
 from greenprune.config import LoraHealing
 from greenprune.heal.history import History
 from greenprune.heal.lora import heal_with_lora
+from greenprune.heal.teacher import Teacher, write_record
 
 SEQ_LEN = 16
 
@@ -39,6 +41,30 @@ def counting(rows: int, seed: int) -> torch.LongTensor:
 
 
 TRAIN, VALIDATION = counting(20, seed=1), counting(6, seed=2)
+
+
+class Counts(torch.nn.Module):
+    """A teacher that knows the text: each token's successor has all but a little of the probability."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = AutoConfig.for_model("llama", vocab_size=128)
+        self.device = torch.device("cpu")
+
+    def get_output_embeddings(self) -> None:
+        """None, so that all logits come from one forward."""
+
+    def forward(self, input_ids, use_cache=False):
+        wanted = torch.nn.functional.one_hot((input_ids + 1) % 8, 128).float()
+        return SimpleNamespace(logits=10 * wanted)
+
+
+def teacher(folder: Path) -> Teacher:
+    """What `Counts` says on the text of these tests."""
+    parts = {"train": TRAIN, "validation": VALIDATION}
+    folder.mkdir(exist_ok=True)
+    write_record(folder, Counts(), parts, top_k=4)
+    return Teacher(folder, parts)
 
 
 def tiny_config(model_type: str = "llama", **fields):

@@ -16,6 +16,7 @@ from greenprune.trial import run_trial, write_trial
 ROWS: dict[str, list[str]] = {
     "collect": [],
     "prune": [],
+    "teach": ["heal.loss=kd", "heal.teacher.top_k=4"],
     "heal": [],
     "accuracy": [],
     "energy": [],

@@ -18,8 +18,9 @@ from greenprune.energy.carbon import grams_per_kwh
 from greenprune.errors import AssetError, GreenpruneError
 from greenprune.experiment import parse_experiment
 from greenprune.metrics import _emissions_of_tasks, _of_tasks
-from greenprune.results import read_results
+from greenprune.results import load_trials, read_results
 from greenprune.storage import Storage
+from greenprune.storage.manifest import read_manifest
 from greenprune.store import Store
 from greenprune.trial import run_trial, write_trial
 
@@ -135,6 +136,46 @@ def test_variants_share_what_they_can(tiny_experiment, tmp_path):
     stages = computed(tmp_path / "runs")
     assert stages.count("collect") == 1  # angular and bi share one calibration pass
     assert stages.count("prune") == 2  # one pruned model serves both its healing variants
+
+
+def test_one_teacher_serves_every_healing(tiny_experiment, tmp_path):
+    """Two prunings, two losses, two learning rates: the dense model is asked once."""
+    tiny_experiment["heal"] |= {"loss": "kd", "teacher": {"top_k": 4}}
+    tiny_experiment["benchmark"] |= {"energy": None}
+    experiment = parse_experiment(tiny_experiment | {"sweep": None})
+    points = (
+        {},
+        {"prune.block_size": 2},
+        {"prune.block_size": 2, "heal.loss": {"ce": 0.3, "kd": 0.7}},
+        {"heal.learning_rate": 1e-3},
+    )
+    results = [run_trial(experiment.trial(point), tmp_path / "runs") for point in points]
+    assert computed(tmp_path / "runs").count("heal") == 4
+    assert computed(tmp_path / "runs").count("teach") == 1
+    made = next(stage for stage in results[0].stages if stage["stage"] == "teach")
+    manifest = read_manifest(tmp_path / "runs" / "_stages" / "teach" / made["key"])
+    assert manifest["bytes_per_token"] == pytest.approx(4 * 4 * 15 / 16)
+    assert manifest["tokens"] == (2 + 2) * 16
+    assert results[0].metrics["heal_kl_start"] > 0
+    assert results[0].metrics["heal_tokens"] == 32
+    assert results[0].metrics["teach_energy_wh"] > 0
+
+
+def test_load_trials_gives_the_curve_of_healing(tiny_experiment, tmp_path):
+    tiny_experiment["heal"] |= {"track_kl": True, "eval_every": 1, "teacher": {"top_k": 4}}
+    tiny_experiment["benchmark"] |= {"energy": None}
+    trial = parse_experiment(tiny_experiment).trial()
+    storage, results = Storage(tmp_path / "runs"), []
+    for number, config in enumerate((trial.dense(), trial)):
+        results.append(run_trial(config, tmp_path / "runs", number=number))
+        write_trial(tmp_path / "runs" / "x", results[-1], storage)
+    row = load_trials(tmp_path / "runs" / "x").iloc[1]
+    curve = load_trials(tmp_path / "runs" / "x", curves=True)
+    assert set(curve["trial_number"]) == {1}, "the dense model isn't healed"
+    validation = curve[curve["split"] == "validation"]
+    assert list(zip(validation["step"], validation["tokens"], strict=True)) == [(0, 0), (1, 16), (2, 32)]
+    assert validation["loss"].iloc[-1] == row["heal_loss_end"]
+    assert validation["kl"].iloc[0] == row["heal_kl_start"] > 0
 
 
 def test_dense_trial_prunes_and_heals_nothing(trial, tmp_path):

@@ -23,10 +23,13 @@ from greenprune.config.benchmark import (
 from greenprune.config.heal import (
     HEAL_VARIANTS,
     HEALERS,
+    FullHealing,
     HealConfig,
     Healer,
     LoraHealing,
     NoHealing,
+    Teaching,
+    TextHealing,
 )
 from greenprune.config.local_paths import (
     absolute,
@@ -109,6 +112,7 @@ __all__ = [
     "Dimension",
     "EnergyConfig",
     "FlapPruning",
+    "FullHealing",
     "HealConfig",
     "Healer",
     "LlmPrunerPruning",
@@ -129,6 +133,8 @@ __all__ = [
     "Stage",
     "StageResources",
     "SweepConfig",
+    "Teaching",
+    "TextHealing",
     "TrialConfig",
     "WandaSpPruning",
     "WidthPruning",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from greenprune.config.model import Bos
 from greenprune.config.section import Int, Section
@@ -24,27 +24,60 @@ class HealConfig(Section):
     def output_version(self) -> int:
         return HEALERS[self.method].version
 
+    def teaching(self) -> Teaching | None:
+        """What the dense model must have predicted beforehand; None where nobody asks."""
+        return None
+
 
 class NoHealing(HealConfig):
     method: Literal["none"] = "none"
 
 
-class LoraHealing(HealConfig):
-    """LoRA (Hu et al. 2021) on blocks of text, merged into the weights afterwards.
+class TeacherConfig(Section):
+    """What is kept of the dense model's predictions for a student to learn from."""
 
-    With `quantize: nf4` the frozen base is 4-bit while training (QLoRA, Dettmers et al. 2023) and the adapter
-    is merged into the full-precision weights.
+    top_k: Int = Field(64, ge=1, description="likeliest tokens kept at each position; all others are one bucket")
+    temperature: float = Field(1.0, gt=0, description="divides the logits of teacher and student")
+
+
+class Teaching(Section):
+    """All that the record of a teacher depends on beside the model: text, blocks, and what is kept of each position.
+
+    blocks: training blocks, 0 where only the validation blocks are wanted.
     """
 
-    LATER: ClassVar[Mapping[str, Any]] = {"bos": "none"}
+    dataset: str
+    blocks: Int
+    seq_len: Int
+    bos: Bos
+    validation_samples: Int
+    seed: Int
+    top_k: Int
+    temperature: float
 
-    method: Literal["lora"] = "lora"
+
+class TextHealing(HealConfig):
+    """What every healer that trains on blocks of text takes.
+
+    `loss` is next-token cross-entropy, the divergence from the dense model (knowledge distillation, Hinton et al.
+    2015), or a weighted sum of both. `tokens` is another way to say `steps`: both give the same key.
+    """
+
+    LATER: ClassVar[Mapping[str, Any]] = {
+        "bos": "none",
+        "loss": "ce",
+        "teacher": TeacherConfig().model_dump(mode="json"),
+        "track_kl": False,
+        "bf16": False,
+    }
+
     dataset: str = Field("c4", description="named text, hub id, local file, or pypi:<asset>")
-    rank: Int = Field(8, ge=1)
-    alpha: float = Field(16.0, gt=0)
-    dropout: float = Field(0.05, ge=0, lt=1)
-    target_modules: list[str] | Literal["all-linear", "attention", "mlp"] = "all-linear"
-    quantize: Literal["none", "nf4"] = "none"
+    loss: Literal["ce", "kd"] | dict[Literal["ce", "kd"], float] = Field(
+        "ce", description="ce: next token; kd: KL to the dense model; or their weights, {ce: 0.3, kd: 0.7}"
+    )
+    teacher: TeacherConfig = TeacherConfig()
+    track_kl: bool = Field(False, description="record the KL to the dense model at each validation, also with loss: ce")
+    tokens: Int | None = Field(None, ge=1, description="train on at most so many, in place of steps")
     steps: Int = Field(500, ge=1)
     seq_len: Int = Field(1024, ge=2)
     bos: Bos = Field("auto", description="BOS before each block, the first, or none; auto asks the tokenizer")
@@ -55,6 +88,7 @@ class LoraHealing(HealConfig):
     warmup_steps: Int = Field(100, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     gradient_checkpointing: bool = False
+    bf16: bool = Field(False, description="forward and backward in bf16, weights and optimizer as they are")
     validation_samples: Int = Field(32, ge=1, description="held-out blocks that give the validation loss")
     eval_every: Int = Field(100, ge=1)
     checkpoint_every: Int = Field(200, ge=1)
@@ -70,14 +104,96 @@ class LoraHealing(HealConfig):
         fields = {"batch_size": self.batch_size // 2, "gradient_accumulation": 2 * self.gradient_accumulation}
         return self.model_copy(update=fields)
 
-    @model_validator(mode="after")
-    def _warmup_fits(self) -> LoraHealing:
-        if self.warmup_steps > self.steps:
+    @property
+    def step_tokens(self) -> int:
+        """How many tokens one optimizer step sees."""
+        return self.batch_size * self.gradient_accumulation * self.seq_len
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps: `steps`, or as many as `tokens` are enough for."""
+        return self.steps if self.tokens is None else self.tokens // self.step_tokens
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks all steps together train on, repeated ones too."""
+        return self.num_steps * self.gradient_accumulation * self.batch_size
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each loss, those that count."""
+        weights = self.loss if isinstance(self.loss, dict) else {self.loss: 1.0}
+        return {name: weight for name, weight in weights.items() if weight}
+
+    def teaching(self) -> Teaching | None:
+        if "kd" not in self.weights and not self.track_kl:
+            return None
+        texts = {name: getattr(self, name) for name in ("dataset", "seq_len", "bos", "validation_samples", "seed")}
+        return Teaching(blocks=self.blocks if "kd" in self.weights else 0, **texts, **self.teacher.model_dump())
+
+    def identity(self) -> dict[str, Any]:
+        fields = super().identity()
+        del fields["tokens"]
+        fields["steps"] = self.num_steps
+        if self.teaching() is None:
+            fields.pop("teacher", None)
+        return fields
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _known_loss(cls, value: Any) -> Any:
+        weights = value if isinstance(value, Mapping) else {value: 1.0} if isinstance(value, str) else {}
+        numbers = [w for w in weights.values() if isinstance(w, int | float) and not isinstance(w, bool) and w >= 0]
+        if weights.keys() - {"ce", "kd"} or len(numbers) < len(weights) or not any(numbers):
             raise ValueError(
-                f"warmup_steps must not exceed steps ({self.steps}), got {self.warmup_steps}; "
+                f"must be ce, kd, or weights of these such as {{ce: 0.3, kd: 0.7}}, got {value!r}; use one of them"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> Self:
+        if self.tokens is not None and self.steps != type(self).model_fields["steps"].default:
+            raise ValueError(
+                f"tokens and steps say the same, got tokens {self.tokens} and steps {self.steps}; remove one of both"
+            )
+        if not self.num_steps:
+            raise ValueError(
+                f"tokens must be enough for one step of {self.step_tokens} (batch_size × gradient_accumulation × "
+                f"seq_len), got {self.tokens}; raise heal.tokens or lower these"
+            )
+        if self.warmup_steps > self.num_steps:
+            raise ValueError(
+                f"warmup_steps must not exceed steps ({self.num_steps}), got {self.warmup_steps}; "
                 "lower heal.warmup_steps or raise heal.steps"
             )
         return self
+
+
+class LoraHealing(TextHealing):
+    """LoRA (Hu et al. 2021) on blocks of text, merged into the weights afterwards.
+
+    With `quantize: nf4` the frozen base is 4-bit while training (QLoRA, Dettmers et al. 2023) and the adapter
+    is merged into the full-precision weights. dora: magnitude and direction are trained apart (Liu et al. 2024,
+    arXiv:2402.09353); rslora: alpha is divided by the root of the rank (Kalajdzievski 2023, arXiv:2312.03732).
+    """
+
+    LATER: ClassVar[Mapping[str, Any]] = {**TextHealing.LATER, "dora": False, "rslora": False}
+
+    method: Literal["lora"] = "lora"
+    rank: Int = Field(8, ge=1)
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    target_modules: list[str] | Literal["all-linear", "attention", "mlp"] = "all-linear"
+    quantize: Literal["none", "nf4"] = "none"
+    dora: bool = Field(False, description="train magnitude and direction of the weights apart")
+    rslora: bool = Field(False, description="scale adapters by alpha / sqrt(rank), not alpha / rank")
+
+
+class FullHealing(TextHealing):
+    """Every weight is trained, in fp32 whatever the model's dtype, with AdamW: 16 bytes a weight beside activations."""
+
+    method: Literal["full"] = "full"
+    learning_rate: float = Field(2e-5, gt=0)
 
 
 # ------------------------------------------------------------------------------------------------ healers
@@ -107,6 +223,13 @@ HEALERS: dict[str, Healer] = {
         "greenprune.heal.lora:heal_with_lora",
         "small adapters on every projection, trained on text and merged into the weights",
         "Hu et al. 2021, arXiv:2106.09685; in 4 bits: Dettmers et al. 2023, arXiv:2305.14314",
+        resumes=True,
+    ),
+    "full": Healer(
+        FullHealing,
+        "greenprune.heal.full:heal_fully",
+        "all weights, trained on text",
+        "Muralidharan et al. 2024 (Minitron), arXiv:2407.14679",
         resumes=True,
     ),
 }

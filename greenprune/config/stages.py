@@ -60,7 +60,7 @@ class Stage:
         return chosen_by_method(self.variants) if self.variants else self.section
 
 
-# In the order of a trial. Every stage between pruning and the benchmarks turns the model into another one.
+# In the order of a trial.
 STAGES: dict[str, Stage] = {
     "collect": Stage(
         "greenprune.collect:collect_stage",
@@ -82,11 +82,19 @@ STAGES: dict[str, Stage] = {
         memory="greenprune.memory:of_prune",
         streams=True,
     ),
+    "teach": Stage(
+        "greenprune.heal.teacher:teach_stage",
+        1,
+        "heal.teacher",
+        "statistics",
+        resumes=True,
+    ),
     "heal": Stage(
         "greenprune.heal:heal_stage",
         2,
         "heal",
         "model",
+        needs=("checkpoint", "teacher"),
         default=NoHealing(),
         variants=HEAL_VARIANTS,
         resumes=True,

@@ -3,8 +3,9 @@
 A healer is one file here, one entry of HEALERS in config/heal.py, and one row of tests/heal/test_contract.py.
 
 lora.py trains adapters, merge.py merges them, targets.py names the projections that get one, quantised.py loads the
-4-bit base. For any healer: blocks.py makes the data, progress.py watches the loss, history.py keeps it, resume.py finds
-what a former attempt left, quiet.py hushes the libraries.
+4-bit base; full.py trains all weights. For any healer: blocks.py makes the data, teacher.py records what the dense
+model says on it, training.py trains, with the losses of distillation.py, progress.py watches the loss, history.py keeps
+it, resume.py finds what a former attempt left, quiet.py hushes the libraries.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from greenprune.config import LoraHealing
+    from greenprune.config import TextHealing
     from greenprune.heal.history import History
+    from greenprune.heal.teacher import Teacher
 
 __all__ = ["HealingFunction", "heal_stage"]
 
@@ -36,29 +38,40 @@ class HealingFunction(Protocol):
         work: Path,
         dtype: str,
         trust_remote_code: bool,
+        *,
+        teacher: Teacher | None = None,
     ) -> tuple[PreTrainedModel, History]:
         """Train the model in `checkpoint` on `train` [n, seq_len], which may be fewer blocks than the steps need.
 
         `work` may hold what a killed attempt left; `config` is the healer's own section. Returns the healed model in
         evaluation mode and in `dtype`, loadable as the checkpoint was, and the history with the losses over
-        `validation` [m, seq_len]. The same seed gives the same model. Raises HealingDiverged.
+        `validation` [m, seq_len]. teacher: the dense model's record on both, where `config.teaching()` asks for one.
+        The same seed gives the same model. Raises HealingDiverged.
         """
 
 
 def heal_stage(
-    out: Path, *, checkpoint: Path, config: LoraHealing, dtype: str, trust_remote_code: bool = False
+    out: Path,
+    *,
+    checkpoint: Path,
+    config: TextHealing,
+    dtype: str,
+    trust_remote_code: bool = False,
+    teacher: Path | None = None,
 ) -> None:
     """Heal the model in `checkpoint`; write `out/checkpoint/` (with its tokenizer) and `out/history.json`.
 
-    `dtype` is that of the checkpoint and of the result. Training resumes from what a former attempt left in
+    `dtype` is that of the checkpoint and of the result; `teacher` the folder of the dense model's record (teacher.py),
+    where config.teaching() asks for one. Training resumes from what a former attempt left in
     `out/work`, which is removed at the end. history.json: see `history.History`. Every healer so far trains on
-    text, so `config` has the fields that `blocks.healing_blocks` reads.
+    text, so `config` has the fields of TextHealing.
 
     Raises AssetError (data out of reach or too short), ConfigError (unknown target module), HealingDiverged.
     """
     from greenprune._callable import function_named
     from greenprune.config import HEALERS
     from greenprune.heal.blocks import healing_blocks
+    from greenprune.heal.teacher import Teacher
     from greenprune.models import load_tokenizer, save_checkpoint
     from greenprune.storage import write_atomically
 
@@ -68,7 +81,8 @@ def heal_stage(
     shutil.rmtree(out / "checkpoint", ignore_errors=True)  # a former attempt's, perhaps half-written
     tokenizer = load_tokenizer(checkpoint)
     train, validation = healing_blocks(config, tokenizer)
-    model, history = heal(checkpoint, train, validation, config, out / "work", dtype, trust_remote_code)
+    more = {"teacher": Teacher(teacher, {"train": train, "validation": validation})} if teacher else {}
+    model, history = heal(checkpoint, train, validation, config, out / "work", dtype, trust_remote_code, **more)
     save_checkpoint(model, tokenizer, out / "checkpoint")
     write_atomically(out / "history.json", json.dumps(history.to_json(), allow_nan=False))
     shutil.rmtree(out / "work", ignore_errors=True)

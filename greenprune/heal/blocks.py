@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from greenprune.bos import marking
-from greenprune.config import Bos, LoraHealing
+from greenprune.config import Bos, Teaching, TextHealing
 from greenprune.data import documents, shuffled, split_documents, token_blocks
 from greenprune.errors import AssetError
 
@@ -23,9 +23,8 @@ DOCUMENTS_AT_ONCE = 64
 log = logging.getLogger("greenprune")
 
 
-def healing_blocks(config: LoraHealing, tokenizer: Any) -> tuple[torch.LongTensor, torch.LongTensor]:
-    """Training blocks [at most steps × gradient_accumulation × batch_size, seq_len] and validation blocks
-    [validation_samples, seq_len].
+def healing_blocks(config: TextHealing | Teaching, tokenizer: Any) -> tuple[torch.LongTensor, torch.LongTensor]:
+    """Training blocks [at most config.blocks, seq_len] and validation blocks [validation_samples, seq_len].
 
     No document gives both. The validation blocks don't depend on the seed, so that runs can be compared.
     Raises AssetError when the text is too short for the validation blocks and one training block.
@@ -33,7 +32,7 @@ def healing_blocks(config: LoraHealing, tokenizer: Any) -> tuple[torch.LongTenso
     validation = token_blocks(
         _texts(config, "validation", tokenizer), tokenizer, config.seq_len, config.validation_samples, bos=config.bos
     )
-    wanted = config.steps * config.gradient_accumulation * config.batch_size
+    wanted = config.blocks
     texts = shuffled(_texts(config, "train", tokenizer), config.seed)
     train = _training_blocks(texts, tokenizer, config.seq_len, wanted, config.bos)
     if len(train) < wanted:
@@ -41,7 +40,7 @@ def healing_blocks(config: LoraHealing, tokenizer: Any) -> tuple[torch.LongTenso
     return train, validation
 
 
-def _texts(config: LoraHealing, part: str, tokenizer: Any) -> Iterator[str]:
+def _texts(config: TextHealing | Teaching, part: str, tokenizer: Any) -> Iterator[str]:
     """One side's documents, in an order that doesn't depend on the seed."""
     texts: Iterable[str] = documents(config.dataset, tokenizer=tokenizer)
     if config.dataset.endswith(".txt"):
@@ -62,7 +61,9 @@ def _sections(text: str) -> Iterator[str]:
 
 
 def _training_blocks(texts: Iterable[str], tokenizer: Any, seq_len: int, at_most: int, bos: Bos) -> torch.LongTensor:
-    """Consecutive blocks of the joined documents, LongTensor [1..at_most, seq_len]."""
+    """Consecutive blocks of the joined documents, LongTensor [1..at_most, seq_len]; none where none is asked for."""
+    if not at_most:
+        return torch.empty(0, seq_len, dtype=torch.long)
     stream, chunks, total, mark = iter(texts), [], 0, marking(bos, tokenizer)
     while total < mark.text_tokens(at_most, seq_len) and (batch := list(islice(stream, DOCUMENTS_AT_ONCE))):
         ids = tokenizer([f"{text}\n\n" for text in batch], add_special_tokens=False, verbose=False)["input_ids"]

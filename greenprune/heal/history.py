@@ -13,7 +13,8 @@ from transformers import TrainerState
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """One optimizer step: the mean loss of its blocks before it, in nats a token, and the rate it was taken with."""
+    """One optimizer step: the mean of what is minimised (`heal.loss`) over its blocks before it, in nats a token, and
+    the rate it was taken with."""
 
     step: int
     loss: float
@@ -22,10 +23,15 @@ class TrainingStep:
 
 @dataclass(frozen=True)
 class Validation:
-    """The loss over the validation blocks after `step` steps, in nats a token."""
+    """The validation blocks after `step` steps, which saw `tokens` of training text, in nats a token.
+
+    loss: cross-entropy. kl: divergence from the dense model (distillation.py); None where it wasn't measured.
+    """
 
     step: int
     loss: float
+    tokens: int
+    kl: float | None = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class History:
 
     loss_start and loss_end: validation loss of the model as it trains (with a 4-bit base under nf4), before the first
     step and after the last. loss_merged: validation loss of the merged model, in the dtype it is
-    saved in. train_loss: mean over all steps.
+    saved in. train_loss: mean over all steps of what is minimised.
     tokens: trained on, repeated ones too. seconds: of training and validation; a resumed run counts what it kept of
     former attempts. peak_memory_bytes: of the GPU in training; None without one.
     """
@@ -57,14 +63,23 @@ class History:
 
 
 def history_of(
-    state: TrainerState, *, loss_merged: float, tokens: int, trainable_parameters: int, peak_memory_bytes: int | None
+    state: TrainerState,
+    *,
+    loss_merged: float,
+    tokens_per_step: int,
+    trainable_parameters: int,
+    peak_memory_bytes: int | None,
 ) -> History:
-    """What the Trainer's log tells, with what it doesn't know."""
+    """What the Trainer's log tells, with what it doesn't know. tokens_per_step: of training text."""
     logged = state.log_history
     train = tuple(
         TrainingStep(entry["step"], entry["loss"], entry["learning_rate"]) for entry in logged if "loss" in entry
     )
-    validation = tuple(Validation(entry["step"], entry["eval_loss"]) for entry in logged if "eval_loss" in entry)
+    validation = tuple(
+        Validation(entry["step"], entry["eval_loss"], entry["step"] * tokens_per_step, entry.get("eval_kl"))
+        for entry in logged
+        if "eval_loss" in entry
+    )
     return History(
         train=train,
         validation=validation,
@@ -74,7 +89,7 @@ def history_of(
         steps=state.global_step,
         seconds=max(entry["seconds"] for entry in logged if "seconds" in entry),
         loss_merged=loss_merged,
-        tokens=tokens,
+        tokens=state.global_step * tokens_per_step,
         trainable_parameters=trainable_parameters,
         peak_memory_bytes=peak_memory_bytes,
     )

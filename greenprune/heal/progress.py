@@ -18,11 +18,12 @@ log = logging.getLogger("greenprune")
 class DivergenceStop(TrainerCallback):
     """Raises HealingDiverged at the first loss that is not finite or above the limit.
 
-    The limit is `divergence_factor` times the first validation loss.
+    The limit is `divergence_factor` times the first validation loss. distils: the training loss has another scale then,
+    and must only be finite.
     """
 
-    def __init__(self, divergence_factor: float) -> None:
-        self.divergence_factor = divergence_factor
+    def __init__(self, divergence_factor: float, distils: bool = False) -> None:
+        self.divergence_factor, self.distils = divergence_factor, distils
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: Any, logs: dict[str, float], **_: Any
@@ -33,7 +34,8 @@ class DivergenceStop(TrainerCallback):
 
     def _check(self, state: TrainerState, kind: str, loss: float) -> None:
         limit = self.divergence_factor * _validation_losses(state)[0]
-        if not math.isfinite(loss) or loss > limit:
+        held_to_it = kind == "validation" or not self.distils
+        if not math.isfinite(loss) or (held_to_it and loss > limit):
             raise HealingDiverged(
                 f"heal: the loss must stay finite and below {limit:.3f} (heal.divergence_factor "
                 f"{self.divergence_factor:g} times the first validation loss), got a {kind} loss of "

@@ -1,4 +1,4 @@
-"""What a killed training run left: its adapter checkpoints, of which the last may be half-written."""
+"""What a killed training run left: its checkpoints, of an adapter or of all weights. The last may be half-written."""
 
 from __future__ import annotations
 
@@ -30,8 +30,17 @@ def _is_whole(folder: Path) -> bool:
     """A cut-off file shows: JSON doesn't parse, a zip has lost its directory, safetensors its last bytes."""
     try:
         json.loads((folder / "trainer_state.json").read_text())
-        with safe_open(folder / "adapter_model.safetensors", framework="pt"):
-            pass
+        for file in _weights(folder):
+            with safe_open(file, framework="pt"):
+                pass
     except Exception:  # safetensors raises its own kin
         return False
     return all(zipfile.is_zipfile(folder / name) for name in ZIPPED)
+
+
+def _weights(folder: Path) -> list[Path]:
+    """An adapter's file, else the model's: one, or those that an index lists."""
+    adapter, index = folder / "adapter_model.safetensors", folder / "model.safetensors.index.json"
+    if index.exists():
+        return [folder / name for name in set(json.loads(index.read_text())["weight_map"].values())]
+    return [adapter if (folder / "adapter_config.json").exists() else folder / "model.safetensors"]

@@ -25,7 +25,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def total_loss(model: PreTrainedModel, ids: Tensor) -> float:
     """Sum of the cross-entropies of all next tokens of `ids` [batch, seq_len]."""
     total, begin = 0.0, 1
-    for logits in _logits(model, ids):
+    for logits in next_token_logits(model, ids):
         end = begin + logits.shape[1]
         total, begin = total + cross_entropy(logits, ids[:, begin:end]).item(), end
     assert begin == ids.shape[1], "each token but the first is a target once"
@@ -66,7 +66,7 @@ def _pieces(model: PreTrainedModel, hidden: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, positions, size)]
 
 
-def _logits(model: PreTrainedModel, ids: Tensor) -> Iterator[Tensor]:
+def next_token_logits(model: PreTrainedModel, ids: Tensor) -> Iterator[Tensor]:
     """The logits that predict tokens 1, 2, …, in pieces [batch, some positions, vocabulary]."""
     if model.get_output_embeddings() is None or model.config.model_type not in ARCHITECTURES:
         yield model(input_ids=ids, use_cache=False).logits[:, :-1]

@@ -79,18 +79,19 @@ def long(run: str | Path) -> DataFrame:
 
 def curves(run: str | Path) -> DataFrame:
     """A row a logged step of healing: `step` (int64), `split` (str: `train` or `validation`), `loss` (float64, nats a
-    token), `learning_rate` (float64; of training alone). Trials that weren't healed, or whose history isn't in the
-    storage any more, have no row.
+    token), `learning_rate` (float64; of training alone), and of validation alone `tokens` (Int64, of training text seen
+    by then) and `kl` (float64, divergence from the dense model in nats a token, where it was measured). Trials that
+    weren't healed, or whose history isn't in the storage any more, have no row.
     """
 
     def rows(result: TrialResult, storage: Any) -> Iterator[dict[str, Any]]:
         history = artifact_json(storage, result, "heal", "history.json") or {}
         for split in ("train", "validation"):
             for each in history.get(split, ()):
-                rate = each.get("learning_rate")
-                yield {"step": each["step"], "split": split, "loss": each["loss"], "learning_rate": rate}
+                yield {"split": split} | {name: each.get(name) for name in types if name != "split"}
 
     types = {"step": "int64", "split": "str", "loss": "float64", "learning_rate": "float64"}
+    types |= {"tokens": "Int64", "kl": "float64"}
     return _from_artifacts(run, rows, types)
 
 

@@ -55,6 +55,11 @@ BAD = {
     "not finite": ("heal.learning_rate=.nan", ["heal.learning_rate", "got nan"]),
     "bad choice": ("heal.quantize=nf8", ["heal.quantize", "'nf8'", "did you mean 'nf4'"]),
     "warm-up beyond the end": ("heal.steps=10", ["warmup_steps", "must not exceed steps (10)", "lower"]),
+    "unknown loss": ("heal.loss=kl", ["heal.loss must be ce, kd, or weights", "'kl'", "use one of them"]),
+    "loss without weight": ("heal.loss={kd: 0}", ["heal.loss must be", "{'kd': 0}"]),
+    "negative weight": ("heal.loss={ce: -1, kd: 1}", ["heal.loss must be", "-1"]),
+    "tokens and steps": ("heal={method: lora, tokens: 40960, steps: 7}", ["tokens 40960 and steps 7", "remove one"]),
+    "too few tokens": ("heal.tokens=100", ["one step of 16384", "got 100", "raise heal.tokens"]),
     "bad step": (
         "prune={method: sequence, steps: [{method: bi, blocksize: 3}]}",
         ["prune.steps.0.blocksize", "did you mean 'block_size'"],

@@ -11,7 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from healing import SEQ_LEN, TRAIN, VALIDATION, Interrupt, logits, text_file, toy_tokenizer, without_times, zeros_of
+from healing import (
+    SEQ_LEN,
+    TRAIN,
+    VALIDATION,
+    Interrupt,
+    logits,
+    teacher,
+    text_file,
+    toy_tokenizer,
+    without_times,
+    zeros_of,
+)
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
@@ -21,6 +32,7 @@ from greenprune.config import HEAL_VARIANTS, HEALERS, LoraHealing
 from greenprune.config.heal import _variant
 from greenprune.heal import heal_stage
 from greenprune.heal.history import History
+from greenprune.heal.teacher import teach_stage
 
 STEPS = 8
 TRAINING = {
@@ -41,12 +53,17 @@ class Row:
 
     def heal(self, checkpoint: Path, work: Path, **more: Any) -> tuple[Any, History]:
         function = function_named(HEALERS[self.healer].function)
+        if self.section().teaching():
+            more["teacher"] = teacher(work.with_name(f"{work.name}-record"))
         return function(checkpoint, TRAIN, VALIDATION, self.section(), work, dtype="float32", **more)
 
 
 ROWS = {
     "lora": Row("lora", {"learning_rate": 2e-2}),
     "lora, nf4": Row("lora", {"learning_rate": 2e-2, "quantize": "nf4"}),
+    "lora, dora and rslora": Row("lora", {"learning_rate": 1e-2, "dora": True, "rslora": True}),
+    "lora, kd": Row("lora", {"learning_rate": 2e-2, "loss": {"ce": 0.3, "kd": 0.7}}),
+    "full": Row("full", {"learning_rate": 1e-3}),
 }
 every_row = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
 
@@ -83,6 +100,14 @@ def test_the_history_is_whole(row, run):
     assert [point.step for point in history.validation] == [0, 3, 6, 8]
     assert (history.loss_start, history.loss_end) == (history.validation[0].loss, history.validation[-1].loss)
     assert history.steps == STEPS
+    assert [point.tokens for point in history.validation] == [
+        point.step * 2 * 2 * SEQ_LEN for point in history.validation
+    ]
+    divergences = [point.kl for point in history.validation]
+    if row.section().teaching():
+        assert divergences[-1] < divergences[0]
+    else:
+        assert divergences == [None] * 4
     assert history.tokens == STEPS * 2 * 2 * SEQ_LEN
     assert history.seconds > 0
     assert history.trainable_parameters > 0
@@ -128,15 +153,21 @@ def test_the_stage_writes_a_checkpoint_for_plain_transformers(row, checkpoint, t
     model.save_pretrained(source)
     toy_tokenizer().save_pretrained(source)
     out.mkdir()
-    heal_stage(out, checkpoint=source, config=row.section(dataset=text_file(tmp_path, 200)), dtype="float32")
+    section = row.section(dataset=text_file(tmp_path, 200))
+    inputs = {}
+    if teaching := section.teaching():
+        inputs["teacher"] = tmp_path / "record"
+        inputs["teacher"].mkdir()
+        teach_stage(inputs["teacher"], checkpoint=source, config=teaching, dtype="float32")
+    heal_stage(out, checkpoint=source, config=section, dtype="float32", **inputs)
     healed = AutoModelForCausalLM.from_pretrained(out / "checkpoint")
     assert type(healed) is type(model)
     assert healed.state_dict().keys() == model.state_dict().keys()
     history = json.loads((out / "history.json").read_text())
     assert list(history) == HISTORY
-    assert history["loss_merged"] < history["loss_start"]
+    assert inputs or history["loss_merged"] < history["loss_start"]  # its teacher here is itself
     assert {frozenset(step) for step in history["train"]} == {frozenset({"step", "loss", "learning_rate"})}
-    assert {frozenset(point) for point in history["validation"]} == {frozenset({"step", "loss"})}
+    assert {frozenset(point) for point in history["validation"]} == {frozenset({"step", "loss", "tokens", "kl"})}
 
 
 HISTORY = [  # a key that goes or comes breaks a reader of the artifacts that are in stores
@@ -152,7 +183,7 @@ def test_a_history_has_its_keys_and_no_others():
 def test_sections_are_written_as_they_were():
     """Keys of artifacts are made of this: what stands here must not change."""
     assert json.dumps(HEAL_VARIANTS["none"]().identity()) == '{"method": "none"}'
-    assert json.dumps(LoraHealing(bos="none").identity()) == (
+    assert json.dumps(LoraHealing(bos="none").identity(), sort_keys=True) == _sorted(
         '{"method": "lora", "dataset": "c4", "rank": 8, "alpha": 16.0, "dropout": 0.05, '
         '"target_modules": "all-linear", "quantize": "none", "steps": 500, '
         '"seq_len": 1024, "batch_size": 1, "gradient_accumulation": 16, '
@@ -162,6 +193,11 @@ def test_sections_are_written_as_they_were():
     )
     changed = {"method": "lora", "target_modules": ["q_proj"], "quantize": "nf4", "steps": 200}
     assert LoraHealing(**changed).model_dump(mode="json") == LoraHealing().model_dump(mode="json") | changed
+
+
+def _sorted(text: str) -> str:
+    """As keys are made: in the order of names."""
+    return json.dumps(json.loads(text), sort_keys=True)
 
 
 def test_a_healer_may_borrow_the_fields_of_another():

@@ -1,0 +1,223 @@
+"""The training loop that all healers share: Transformers' Trainer on blocks, with the loss that `heal.loss` asks for.
+
+The order of the training blocks follows from the seed, and each checkpoint keeps the generators' states; so a killed
+run that resumes ends where an undisturbed one does. A teacher's record is read block by block, by the block's number.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    default_data_collator,
+)
+
+from greenprune.config import TextHealing
+from greenprune.errors import HealingDiverged
+from greenprune.heal.distillation import divergence
+from greenprune.heal.progress import DivergenceStop, TrainingProgress
+from greenprune.heal.resume import last_whole_checkpoint
+from greenprune.heal.teacher import Teacher, TeacherRows
+from greenprune.models.load import load_checkpoint
+from greenprune.models.loss import cross_entropy
+
+CHECKPOINTS_KEPT = 2  # the last may be half-written when the process is killed
+TAUGHT = ("teacher_ids", "teacher_log_probs")
+
+
+def train(
+    model: Any,
+    blocks: Tensor,
+    validation: Tensor,
+    config: TextHealing,
+    work: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+    teacher: Teacher | None = None,
+) -> TrainerState:
+    """Train from the last whole checkpoint in `work`, or from the start; gives the Trainer's state with its log.
+
+    blocks [n, seq_len] are repeated in fresh orders where there are fewer than the steps need. Validation is at the
+    start, every config.eval_every steps, and at the end. Raises HealingDiverged.
+    """
+    resume_from = last_whole_checkpoint(work)
+    trainer = HealingTrainer(
+        config,
+        teacher,
+        model=model,
+        args=_arguments(config, work, resuming=resume_from is not None),
+        train_dataset=_TrainingBlocks(blocks, config, teacher and teacher.part("train")),
+        eval_dataset=_Blocks(validation, teacher and teacher.part("validation")),
+        data_collator=default_data_collator,
+        callbacks=[
+            DivergenceStop(config.divergence_factor, distils="kd" in config.weights),
+            TrainingProgress(),
+            *callbacks,
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)
+    try:
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    except HealingDiverged:
+        shutil.rmtree(work, ignore_errors=True)  # another attempt would diverge at the same step
+        raise
+    finally:
+        trainer.accelerator.free_memory()
+    return trainer.state
+
+
+def full_precision(checkpoint: Path, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
+    """The model to train: in its dtype, but in fp32 where that is fp16, whose gradients underflow without scaling."""
+    trained_in = "float32" if dtype == "float16" else dtype
+    return load_checkpoint(checkpoint, trained_in, trust_remote_code=trust_remote_code)
+
+
+def free_memory() -> None:
+    """Trainer and model refer to each other, so a model is freed by the collector only."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def reset_peak() -> None:
+    """Begin to watch the GPU's memory."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> int | None:
+    """Peak bytes on the GPU since `reset_peak`; None without a GPU."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
+class HealingTrainer(Trainer):
+    """The stock Trainer, with a loss against the teacher's record where `heal.loss` has one.
+
+    Validation always gives the cross-entropy, and the divergence from the teacher where the record has those blocks.
+    """
+
+    def __init__(self, config: TextHealing, teacher: Teacher | None, **more: Any) -> None:
+        super().__init__(**more)
+        self.weights = config.weights
+        self.temperature = config.teacher.temperature
+        self.validated: list[Tensor] = []
+        if "kd" in self.weights:
+            assert teacher is not None, "who distils has a teacher"
+            self.loss_is_scaled_for_ga = False  # ours are means over a batch, all of them of equally many tokens
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        taught = [inputs.pop(name) for name in TAUGHT if name in inputs]
+        if model.training and "kd" in self.weights:
+            logits = model(input_ids=inputs["input_ids"], use_cache=False).logits[:, :-1]
+            loss = self.objective(logits, inputs["input_ids"][:, 1:], *taught)
+            return (loss, {"logits": logits}) if return_outputs else loss
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if taught and not model.training:
+            self.validated.append(divergence(outputs.logits[:, :-1], *taught, self.temperature).flatten().cpu())
+        return (loss, outputs) if return_outputs else loss
+
+    def objective(self, logits: Tensor, targets: Tensor, ids: Tensor, log_probs: Tensor) -> Tensor:
+        """Weighted mean loss of a batch: logits [B, P, vocabulary], targets [B, P], ids and log_probs [B, P, k].
+
+        The divergence counts temperature² times, so that its gradient keeps its size (Hinton et al. 2015, section 2).
+        """
+        kd = divergence(logits, ids, log_probs, self.temperature).mean() * self.temperature**2
+        loss = self.weights["kd"] * kd
+        if "ce" in self.weights:
+            loss = loss + self.weights["ce"] * cross_entropy(logits, targets) / targets.numel()
+        return loss
+
+    def evaluation_loop(self, *args: Any, **more: Any) -> Any:
+        self.validated.clear()
+        output = super().evaluation_loop(*args, **more)
+        if self.validated:
+            output.metrics["eval_kl"] = torch.cat(self.validated).mean().item()
+        return output
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """No more than the weights: an adapter's are the adapter alone."""
+        assert output_dir is not None, "a checkpoint has a folder"
+        # Left at "auto", save_embedding_layers makes peft ask the hub whether the vocabulary was resized.
+        adapter: dict[str, Any] = {"save_embedding_layers": False} if hasattr(self.model, "peft_config") else {}
+        self.model.save_pretrained(output_dir, state_dict=state_dict, **adapter)
+
+
+def _arguments(config: TextHealing, work: Path, resuming: bool) -> TrainingArguments:
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        max_steps=config.num_steps,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        activation_checkpointing=config.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        bf16=config.bf16,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.scheduler,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        train_sampling_strategy="sequential",  # _TrainingBlocks is already in its order
+        eval_strategy="steps",
+        eval_steps=config.eval_every,
+        eval_on_start=not resuming,  # a resumed run has it in its history
+        prediction_loss_only=True,
+        save_strategy="steps",
+        save_steps=config.checkpoint_every,
+        save_total_limit=CHECKPOINTS_KEPT,
+        logging_steps=1,  # every loss is checked for divergence
+        logging_nan_inf_filter=False,  # the default hides a NaN loss behind the mean of those before
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to="none",
+        disable_tqdm=True,
+        seed=config.seed,
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # else the Trainer wraps the model in DataParallel
+    return arguments
+
+
+class _Blocks(Dataset):
+    """Blocks [n, seq_len] as the causal-LM examples that the Trainer feeds, with what the teacher said on each."""
+
+    def __init__(self, blocks: Tensor, taught: TeacherRows | None) -> None:
+        self.blocks, self.taught = blocks, taught
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        example = {"input_ids": self.blocks[index], "labels": self.blocks[index]}
+        return example if self.taught is None else example | dict(zip(TAUGHT, self.taught[index], strict=True))
+
+
+class _TrainingBlocks(_Blocks):
+    """Exactly the blocks of all steps, in one order drawn with the seed; each pass is a fresh permutation."""
+
+    def __init__(self, blocks: Tensor, config: TextHealing, taught: TeacherRows | None) -> None:
+        super().__init__(blocks, taught)
+        generator = torch.Generator().manual_seed(config.seed)
+        passes = math.ceil(config.blocks / len(blocks))
+        permutations = [torch.randperm(len(blocks), generator=generator) for _ in range(passes)]
+        self.order = torch.cat(permutations)[: config.blocks]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return super().__getitem__(int(self.order[index]))
