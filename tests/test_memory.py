@@ -58,6 +58,7 @@ def test_a_70b_has_its_size_and_streams(sizes_of_70b):
     angular = PruneConfig(method="angular", block_size=8)
     assert predicted("prune", sizes_of_70b, angular).total < 12 * GIB
     assert predicted("prune", sizes_of_70b, angular, devices=Devices(1, 200 * GIB)).total > 131 * GIB
+    assert predicted("prune", sizes_of_70b, angular, devices=Devices(0, 200 * GIB)).total < 12 * GIB
     flap = {"want": ["activations"]}
     assert predicted("collect", sizes_of_70b, TEXT, flap).total < 16 * GIB
     taylor = predicted("collect", sizes_of_70b, TEXT, {"want": ["gradient"]})
