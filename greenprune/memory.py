@@ -104,7 +104,7 @@ def predicted(
 
 def stays_in_files(sizes: ModelSizes, devices: Devices) -> bool:
     """As models.load_streamed decides, with a GPU that nothing else is on."""
-    return sizes.weight_bytes >= max(IN_FILES_FROM, 0.8 * devices.gpu_bytes)
+    return sizes.weight_bytes >= max(IN_FILES_FROM, 0.8 * devices.gpu_bytes if devices.gpus else 0)
 
 
 def resident_weights(sizes: ModelSizes, devices: Devices) -> int:

@@ -61,7 +61,8 @@ def plan_stages(experiment: Experiment | TrialConfig, devices: Devices | None = 
 
     Raises AssetError for a model whose configuration can't be had, ModelError for one of no known architecture.
     """
-    devices, worst = devices or devices_here(), {}
+    devices = devices or devices_here()
+    worst: dict[str, PlannedStage] = {}
     resources = experiment.sweep.resources if isinstance(experiment, Experiment) and experiment.sweep else None
     for point, trial in _trials(experiment):
         sizes = _sizes(trial.model)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 import yaml
+from ray.exceptions import WorkerCrashedError
 from transformers import LlamaConfig
 from typer.testing import CliRunner
 
 from greenprune import memory, plan, stages
 from greenprune.cli import app
 from greenprune.config import STAGES, BenchmarkConfig, CalibrationConfig, EnergyConfig, LoraHealing, PruneConfig
-from greenprune.errors import MemoryExceeded, ModelError
+from greenprune.errors import MemoryExceeded, ModelError, SweepError
 from greenprune.experiment import parse_experiment
 from greenprune.memory import Devices, devices_here, predicted
 from greenprune.models.sizes import measured_sizes, sizes_of
 from greenprune.plan import plan_stages, refuse_too_large
-from greenprune.store import Store
+from greenprune.stages import Request
+from greenprune.store import Artifact, Store
+from greenprune.sweep.stage_tasks import RayTasks
 from greenprune.trial import run_trial
 
 GIB = 2**30
@@ -54,6 +58,7 @@ def test_a_70b_has_its_size_and_streams(sizes_of_70b):
     angular = PruneConfig(method="angular", block_size=8)
     assert predicted("prune", sizes_of_70b, angular).total < 12 * GIB
     assert predicted("prune", sizes_of_70b, angular, devices=Devices(1, 200 * GIB)).total > 131 * GIB
+    assert predicted("prune", sizes_of_70b, angular, devices=Devices(0, 200 * GIB)).total < 12 * GIB
     flap = {"want": ["activations"]}
     assert predicted("collect", sizes_of_70b, TEXT, flap).total < 16 * GIB
     taylor = predicted("collect", sizes_of_70b, TEXT, {"want": ["gradient"]})
@@ -183,3 +188,29 @@ def test_a_70b_passes_the_planner(tmp_path, tiny_experiment):
 def _written(folder, experiment) -> str:
     (folder / "planned.yaml").write_text(yaml.safe_dump(experiment))
     return str(folder / "planned.yaml")
+
+
+class Killed(RayTasks):
+    """Its workers are killed as long as the batch is larger than this."""
+
+    most = 2
+
+    def _run_task(self, requests, storage_uri):
+        self.done.append([request.parts()[0].batch_size for request in requests])
+        if any(request.parts()[0].batch_size > self.most for request in requests):
+            raise WorkerCrashedError
+        return [Artifact(request.stage, request.call().key) for request in requests]
+
+
+def test_a_killed_worker_is_tried_with_half_the_batch(monkeypatch):
+    request = Request("collect", CalibrationConfig(batch_size=4), {"checkpoint": None}, {"want": ["bi"]})
+    tasks = Killed({}, retries=1, log_path="log.txt")
+    assert [made.key for made in tasks._run([request], "runs")] == [request.call().key]
+    assert tasks.done == [[4], [2]]
+    larger = replace(request, section=CalibrationConfig(batch_size=8))
+    with pytest.raises(SweepError, match=r"got 2 deaths .*, and as many with half the batch; see log.txt"):
+        tasks._run([larger], "runs")
+    single = replace(request, section=CalibrationConfig())
+    monkeypatch.setattr(Killed, "most", 0)
+    with pytest.raises(SweepError, match=r"got 2 deaths \(killed, or out of memory\); see"):
+        tasks._run([single], "runs")

@@ -123,7 +123,7 @@ def _dont_need(start: int, size: int) -> None:
 def read_only(every_s: float = 0.2) -> Iterator[None]:
     """Pages of mapped safetensors are given back while the `with` lasts: for code of others that reads them all once.
 
-    Nothing in it may change a mapped weight.
+    No weight that is mapped may have been changed, or be changed in it.
     """
     done = threading.Event()
 

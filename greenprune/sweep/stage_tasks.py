@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import ray
-from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
 from greenprune.cluster.resources import Need
 from greenprune.errors import SweepError
 from greenprune.stages import Request, perform_all
 from greenprune.store import Artifact
 from greenprune.sweep.trial_log import logging_to_trial
+
+log = logging.getLogger("greenprune")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,23 @@ class RayTasks:
         return artifacts
 
     def _run(self, requests: Sequence[Request], storage_uri: str) -> list[Artifact]:
+        """Raises SweepError where the stage's worker dies as often as is allowed, and with half the batch too."""
+        stage = requests[0].stage
+        try:
+            return self._run_task(requests, storage_uri)
+        except (WorkerCrashedError, OutOfMemoryError):
+            smaller = [less for request in requests if (less := request.smaller())]
+        if len(smaller) == len(requests):
+            log.warning("the %s stage's worker was killed: once more with half the batch", stage)
+            with suppress(WorkerCrashedError, OutOfMemoryError):
+                return self._run_task(smaller, storage_uri)
+        raise SweepError(
+            f"the {stage} stage's worker process must stay alive, got {1 + self.retries} deaths (killed, or out of "
+            f"memory){', and as many with half the batch' if smaller else ''}; see {self.log_path}, ask `greenprune "
+            "plan`, or lower its batch size"
+        )
+
+    def _run_task(self, requests: Sequence[Request], storage_uri: str) -> list[Artifact]:
         stage = requests[0].stage
         need = self.needed[stage]
         if getattr(requests[0].section, "num_workers", 1) > 1:
@@ -51,11 +71,8 @@ class RayTasks:
         )
         try:
             return ray.get(task.remote(list(requests), storage_uri, int(need.cpu), self.log_path))
-        except WorkerCrashedError:
-            raise SweepError(
-                f"the {stage} stage's worker process must stay alive, got {1 + self.retries} deaths (killed, or out of "
-                f"memory); see {self.log_path}, or lower its batch size"
-            ) from None
+        except (WorkerCrashedError, OutOfMemoryError):
+            raise
         except RayTaskError as problem:
             raise problem.cause if isinstance(problem.cause, Exception) else problem from None
         except RayError as problem:
