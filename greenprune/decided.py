@@ -7,11 +7,12 @@ again alone read the same. Who goes on with a run keeps its answers, whatever th
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from greenprune.assets import AskCommit, Repository, hub_commit, is_local
-from greenprune.config import MODEL, TEXTS_AT, TrialConfig, is_commit, named_in, split_revision
+from greenprune.config import MODEL, TEXTS_AT, BenchmarkConfig, TrialConfig, is_commit, named_in, split_revision
 from greenprune.config.refusals import validated
 
 DataMode = Callable[[], str]
@@ -38,6 +39,8 @@ def decided(
     unread = set() if _calibrates(trial, space) else {"calibration.dataset"}
     if made["benchmark"]["data"] == "assets":
         unread.add("benchmark.perplexity")
+    if made["benchmark"]["data"] == "hub":
+        made["benchmark"] = made["benchmark"] | {"commits": commits.of_tasks(trial.benchmark, space)}
     made = named_in(made, lambda key, name: commits.of_text(key, name, key in unread))
     asked = trial.model.revision
     made["model"] = made["model"] | {"revision": commits.of_model(trial.model.id, asked)}
@@ -80,6 +83,19 @@ class Commits:
         commit = self._commit((key, bare), "dataset", source.path, revision)
         return f"{bare}@{commit}" if commit else name
 
+    def of_tasks(self, benchmark: BenchmarkConfig, space: Mapping[str, Any]) -> dict[str, str]:
+        """By data set, the commit of each that a trial's tasks read on the hub; one that was given stays."""
+        from greenprune.benchmark.tasks import hub_dataset
+
+        choices = (space.get("benchmark.tasks") or {}).get("choice", [])
+        found = dict(benchmark.commits)
+        for name in sorted({*benchmark.tasks, *itertools.chain.from_iterable(choices)}):
+            if (dataset := hub_dataset(name)) and dataset[0] not in found:
+                path, revision = dataset
+                if commit := self._commit(("benchmark.commits", path), "dataset", path, revision):
+                    found[path] = commit
+        return found
+
     def _commit(self, named: tuple[str, str], kind: Repository, name: str, revision: str | None) -> str | None:
         if named not in self.former:
             return self.ask(kind, name, revision)
@@ -97,6 +113,8 @@ def _revisions_in(former: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], 
 
     named_in(former, note)
     yield from (((key, split_revision(name)[0]), split_revision(name)[1]) for key, name in named)
+    for path, commit in ((former.get("benchmark") or {}).get("commits") or {}).items():
+        yield ("benchmark.commits", path), commit
     if model := former.get("model"):
         yield (MODEL, model.get("id")), model.get("revision")
 
@@ -107,7 +125,7 @@ def _kept_data(former: Mapping[str, Any] | None) -> str | None:
 
 
 def _choose_data() -> str:
-    from greenprune.benchmark.tasks import resolve_data
+    from greenprune.benchmark.data_mode import resolve_data
 
     return resolve_data("auto")
 

@@ -24,9 +24,10 @@ from lm_eval.models.huggingface import HFLM
 
 from greenprune import load_model
 from greenprune.benchmark.accuracy import draw
+from greenprune.benchmark.data_mode import resolve_data
 from greenprune.benchmark.quiet import offline, quiet_harness, replaced
 from greenprune.benchmark.shared_prefix import SharedPrefixLM
-from greenprune.benchmark.tasks import load_task, resolve_data
+from greenprune.benchmark.tasks import load_task
 
 RATIO = 2.5
 DIFFERENCE = 1e-4

@@ -8,8 +8,27 @@ from pathlib import Path
 
 import pytest
 from tiny import WORDS, tiny_config, write_text
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def together(path: str) -> str:
+    """What stays in one of the processes that share the tests: a file, for its fixtures, and all that start Ray."""
+    on_ray = ("tests/sweep/", "tests/cluster/", "tests/collect/test_zero3.py")
+    return "ray" if path.startswith(on_ray) else path
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: together(item.nodeid) != "ray")  # the longest begin first
+
+
+def pytest_xdist_make_scheduler(config, log):
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return together(nodeid.partition("::")[0])
+
+    return Scheduler(config, log)
 
 
 @pytest.fixture(autouse=True)

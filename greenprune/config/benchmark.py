@@ -46,11 +46,14 @@ class EnergyConfig(Section):
 
 
 class BenchmarkConfig(Section):
-    LATER: ClassVar[Mapping[str, Any]] = {"bos": "none"}
+    LATER: ClassVar[Mapping[str, Any]] = {"bos": "none", "commits": {}}
 
     tasks: list[str] = Field(default_factory=list, description="lm-eval task names")
     data: Literal["auto", "hub", "assets"] = Field(
         "auto", description="where task data comes from; auto takes the hub where it answers, else assets"
+    )
+    commits: dict[str, str] = Field(
+        default_factory=dict, description="by data set of a task on the hub, the commit that is read; fixed once a run"
     )
     num_fewshot: Int = Field(0, ge=0)
     limit: Int | None = Field(None, ge=1, description="documents a task, drawn with the seed; null takes all")

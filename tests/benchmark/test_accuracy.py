@@ -113,7 +113,7 @@ def test_summaries_are_scored_and_unreadable_ones_reported(engine, tokenizer, wh
 def test_a_task_without_accuracy_is_refused_before_it_runs(engine, tokenizer, wheel, monkeypatch):
     task = tasks.load_task("openbookqa", "assets")
     monkeypatch.setattr(task, "_aggregation_list", {"word_perplexity": None})
-    monkeypatch.setattr("greenprune.benchmark.accuracy.load_task", lambda name, data: task)
+    monkeypatch.setattr("greenprune.benchmark.accuracy.load_task", lambda *_: task)
     config = BenchmarkConfig(tasks=["wikitext"], data="assets", energy=None)
     with pytest.raises(ConfigError, match=r"wikitext gives word_perplexity; leave it out"):
         measure_accuracy(engine, tokenizer, config, ReplayMeter([]))

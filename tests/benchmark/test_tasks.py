@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from greenprune.benchmark import tasks
-from greenprune.benchmark.tasks import TASKS, check_tasks, resolve_data
+from greenprune.benchmark import data_mode, tasks
+from greenprune.benchmark.data_mode import resolve_data
+from greenprune.benchmark.tasks import TASKS, check_tasks
 from greenprune.errors import AssetError, ConfigError
 
 
@@ -96,7 +97,7 @@ def test_unknown_tasks_and_groups_are_refused(monkeypatch):
 
 def test_resolve_data_takes_the_hub_only_where_it_answers(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(tasks, "_hub_answers", lambda: True)
+    monkeypatch.setattr(data_mode, "_hub_answers", lambda: True)
     assert (resolve_data("auto"), resolve_data("assets"), resolve_data("hub")) == ("hub", "assets", "hub")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert resolve_data("auto") == "assets"
@@ -105,11 +106,11 @@ def test_resolve_data_takes_the_hub_only_where_it_answers(monkeypatch):
 def test_a_silent_hub_is_given_three_seconds(monkeypatch):
     import socket
 
-    monkeypatch.setattr(tasks, "HUB_PATIENCE_S", 0.3)
+    monkeypatch.setattr(data_mode, "HUB_PATIENCE_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.perf_counter()
-        assert tasks._hub_answers() is False
+        assert data_mode._hub_answers() is False
         assert time.perf_counter() - started < 2
 
 
