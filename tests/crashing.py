@@ -2,7 +2,7 @@
 
     with PowerCuts(root, into=tmp_path / "disks") as cuts:
         …                         # the work, undisturbed
-    cuts.disks                    # a copy of `root` as each operation found it, those that are alike once
+    cuts.disks                    # a copy of `root` as each operation found it, those that differ in leases alone once
 
 Seen are opening to write, creating, renaming, removing and syncing (Python's audit events, and os.fsync). Of a file
 that was never synced after it was opened to write only the half is there.
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 WATCHED = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "shutil.rmtree"}
+LEASES = {".lease", ".maker"}
 WRITES = os.O_WRONLY | os.O_RDWR
 
 
@@ -68,7 +69,8 @@ class PowerCuts:
         self.operations += 1
         PowerCuts._now = None  # what is done here isn't seen
         try:
-            state = tuple(sorted((str(path), path.lstat().st_size) for path in self.root.rglob("*")))
+            paths = [path for path in self.root.rglob("*") if not {path.suffix, path.parent.suffix} & LEASES]
+            state = tuple(sorted((str(path), path.lstat().st_size) for path in paths))
             if state not in self._states:
                 self._states.add(state)
                 self.disks.append(self.into / f"{self.operations:04}")
