@@ -6,11 +6,9 @@ ends and one a minute in between.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, ClassVar
 
 from ray import tune
@@ -24,30 +22,11 @@ from greenprune.experiment import Experiment
 from greenprune.labels import label
 from greenprune.pareto import pareto_front
 from greenprune.results import TrialResult, load_trials, read_result, write_result, write_trials
-from greenprune.storage import write_atomically
 from greenprune.sweep.run_folder import RunFolder
+from greenprune.sweep.status import Status
 
 log = logging.getLogger("greenprune")
 SECONDS_BETWEEN_LINES = 60.0
-
-
-class Status:
-    """What a trial is doing now: a small file that its driver writes and the live view reads."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.stage = folder, "start"
-
-    def show(self, stage: str) -> None:
-        self.stage = stage
-        write_atomically(self.folder / "status.json", json.dumps({"stage": stage, "since": time.time()}))
-
-    @staticmethod
-    def read(folder: Path) -> str:
-        try:
-            status = json.loads((folder / "status.json").read_text())
-        except (OSError, ValueError):
-            return "starting"
-        return f"{status['stage']} {time.time() - status['since']:.0f} s"
 
 
 class TellLive(tune.Callback):
