@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from greenprune.cli import pictures
+from greenprune.cli import live, pictures
 from greenprune.columns import DEFAULT_OBJECTIVES
 from greenprune.errors import GreenpruneError
 from greenprune.logs import logging_to
@@ -25,6 +25,7 @@ app = typer.Typer(
     help="Find the ways of pruning a language model that nothing else beats on both accuracy and energy.",
 )
 app.add_typer(pictures.commands)
+app.add_typer(live.commands)
 console = Console(width=None if sys.stdout.isatty() else 180)  # a log file has no width to fit
 
 DEMO = Path(__file__).parents[2] / "experiments" / "demo.yaml"  # of a checkout

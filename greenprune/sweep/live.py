@@ -6,12 +6,9 @@ ends and one a minute in between.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, ClassVar
 
 from ray import tune
@@ -25,35 +22,11 @@ from greenprune.experiment import Experiment
 from greenprune.labels import label
 from greenprune.pareto import pareto_front
 from greenprune.results import TrialResult, load_trials, read_result, write_result, write_trials
-from greenprune.storage import Storage, write_atomically
 from greenprune.sweep.run_folder import RunFolder
+from greenprune.sweep.status import FILE_NAME, Status
 
 log = logging.getLogger("greenprune")
 SECONDS_BETWEEN_LINES = 60.0
-
-
-class Status:
-    """What a trial is doing now: a small file that its driver writes and the live view reads, wherever each runs."""
-
-    FILE: ClassVar[str] = "status.json"
-
-    def __init__(self, storage: Storage, trial: str) -> None:
-        self.storage, self.trial, self.stage = storage, trial, "start"
-
-    def show(self, stage: str) -> None:
-        self.stage = stage
-        status = json.dumps({"stage": stage, "since": time.time()})
-        write_atomically(self.storage.local / self.trial / self.FILE, status)
-        with suppress(StorageError):  # the next one may come through
-            self.storage.push(f"{self.trial}/{self.FILE}")
-
-    @classmethod
-    def read(cls, folder: Path) -> str:
-        try:
-            status = json.loads((folder / cls.FILE).read_text())
-        except (OSError, ValueError):
-            return "starting"
-        return f"{status['stage']} {time.time() - status['since']:.0f} s"
 
 
 class TellLive(tune.Callback):
@@ -130,7 +103,7 @@ class Live:
         if not self.console.is_terminal and time.time() - self.shown > SECONDS_BETWEEN_LINES:
             self.shown = time.time()
             for ours in self.running.values():
-                self._pull(f"{ours}/{Status.FILE}")
+                self._pull(f"{ours}/{FILE_NAME}")
             doing = ", ".join(f"{ours} {Status.read(self.folder / 'trials' / ours)}" for ours in self.running.values())
             self.console.print(f"  {self._progress()} running: {doing}", highlight=False)
 

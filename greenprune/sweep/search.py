@@ -40,6 +40,19 @@ def trial_configs_of_grid(experiment: Experiment) -> Iterator[TrialConfig]:
             yield config
 
 
+def most_trials(experiment: Experiment) -> int:
+    """How many trials a sweep has at most; the dense model is one of them."""
+    assert experiment.sweep is not None, "only a sweep has trials"
+    if experiment.sweep.search != "grid":
+        return 1 + (experiment.sweep.num_trials or 0)
+    size = most_points(experiment.sweep, fixed_values(experiment))
+    assert size is not None, "a grid can be listed"
+    if size > MOST_COUNTED:
+        return 1 + size
+    dense = with_bos(experiment.trial()).dense().trial_id()
+    return len({config.trial_id() for config in trial_configs_of_grid(experiment)} | {dense})
+
+
 class SweepSearch(Searcher):
     """The dense model first, then distinct configurations until the grid or `num_trials` is used up.
 
@@ -64,20 +77,11 @@ class SweepSearch(Searcher):
         self.front = CommonFront(self.sweep.objectives)
         self.sampler = None if self.sweep.search == "grid" else Sampler(experiment)
         self.grid = trial_configs_of_grid(experiment) if self.sampler is None else iter(())
-        self.total = self._most_trials()  # the dense model is one of them
+        self.total = most_trials(experiment)
         self.numbers: dict[str, int] = {}  # greenprune's trial id -> its number
         self.running: dict[str, str] = {}  # Ray's trial id -> greenprune's
         self.waiting: list[TrialConfig] = []  # suggested once, not finished: they come first
         self._go_on(known, journal)
-
-    def _most_trials(self) -> int:
-        if self.sampler is not None:
-            return 1 + (self.sweep.num_trials or 0)
-        size = most_points(self.sweep, fixed_values(self.experiment))
-        assert size is not None, "a grid can be listed"
-        if size > MOST_COUNTED:
-            return 1 + size
-        return len({config.trial_id() for config in trial_configs_of_grid(self.experiment)} | {self.dense.trial_id()})
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.busy():

@@ -17,8 +17,8 @@ from greenprune.results import TrialResult, read_result, write_result
 from greenprune.stages import Request
 from greenprune.storage import Storage
 from greenprune.store import Artifact
-from greenprune.sweep.live import Status
 from greenprune.sweep.stage_tasks import RayTasks, first_line
+from greenprune.sweep.status import Status
 from greenprune.trial import run_trial, write_trial
 
 

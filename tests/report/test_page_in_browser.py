@@ -117,7 +117,7 @@ def test_two_trials_are_tested_as_greenprune_tests_them(run: Path, page: Any):
         assert row[6] == found.pooled.verdict
     page.get_by_label("A", exact=True).select_option("5")
     page.get_by_label("B", exact=True).select_option("7")
-    assert f"greenprune compare {run} " in page.locator("#compare code").inner_text()
+    assert f"greenprune compare {run} " in page.locator("#compare .command code").inner_text()
 
 
 def test_the_table_sorts_searches_and_is_copied(run: Path, page: Any):

@@ -4,11 +4,12 @@ const AFTER_OBJECTIVES = ["accuracy", "energy_j_per_token", "peak_memory_bytes"]
 
 function startBudgets(part) {
   const names = unique([...objectiveNames, ...AFTER_OBJECTIVES]).filter((name) => known(name) && directionOf(name) && hasSeveral(name));
-  let objective = objectiveNames[0];
+  let objective = objectiveNames.find(known);
+  if (!objective) return false;
   const answer = html("div", { class: "answer", "aria-live": "polite", id: "best-trial" });
   const sliders = names.map((name) => slider(name));
   part.replaceChildren(
-    html("p", {}, chooser("best", run.objectives.map(([name]) => [name, heading(name)]), objective, (name) => { objective = name; draw(); }), " among the trials that keep these budgets:"),
+    html("p", {}, chooser("best", objectiveNames.filter(known).map((name) => [name, heading(name)]), objective, (name) => { objective = name; draw(); }), " among the trials that keep these budgets:"),
     html("div", { class: "sliders" }, sliders), answer,
   );
 
@@ -19,6 +20,7 @@ function startBudgets(part) {
     else answer.replaceChildren(...named(best));
   }
   listen(draw);
+  return true;
 }
 
 function hasSeveral(name) {

@@ -17,7 +17,7 @@ const svg = (tag, attributes = {}, ...children) =>
 
 /** A labelled list to choose from; options: [value, text]. */
 function chooser(label, options, chosen, onchange) {
-  const list = html("select", { onchange: () => onchange(list.value) });
+  const list = html("select", { "aria-label": label, onchange: () => onchange(list.value) });
   for (const [value, text] of options) list.append(html("option", { value, selected: String(value) === String(chosen) }, text));
   return html("label", { class: "chooser" }, `${label} `, list);
 }

@@ -32,7 +32,9 @@ const errorText = (name, i) => (errorOf(name, i) ? ` ± ${shown(name, errorOf(na
 
 function startFront(part) {
   const names = numeric();
-  const axes = { y: objectiveNames[0], x: objectiveNames[1] ?? "trial_number" };
+  if (!everyTrial.some(finished)) return false;
+  const [first, second] = [...objectiveNames, "trial_number"].filter(known);
+  const axes = { y: first, x: second ?? first };
   const holder = html("div", { class: "chart" });
   const problem = html("p", { class: "caution", role: "status", hidden: true });
   const options = names.map((name) => [name, heading(name)]);
@@ -63,6 +65,7 @@ function startFront(part) {
     "Bars: one standard error of a score, the 95 % interval of an energy over its windows. Faded: beaten by another trial on both axes. Shaded: outside of the budgets below. Click a trial to choose it for what follows."));
   listen(draw);
   onResize(holder, draw);
+  return true;
 }
 
 function drawTrial(chart, i, x, y, onFront) {
