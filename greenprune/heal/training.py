@@ -167,6 +167,7 @@ def _arguments(config: TextHealing, work: Path, resuming: bool) -> TrainingArgum
         activation_checkpointing=config.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         bf16=config.bf16,
+        use_cpu=config.bf16 and not torch.cuda.is_available(),  # else it wants a GPU
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.scheduler,
         warmup_steps=config.warmup_steps,
