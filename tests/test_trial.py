@@ -164,7 +164,7 @@ def test_one_teacher_serves_every_healing(tiny_experiment, tmp_path):
 def test_load_trials_gives_the_curve_of_healing(tiny_experiment, tmp_path):
     tiny_experiment["heal"] |= {"track_kl": True, "eval_every": 1, "teacher": {"top_k": 4}}
     tiny_experiment["benchmark"] |= {"energy": None}
-    trial = parse_experiment(tiny_experiment).trial()
+    trial = parse_experiment(tiny_experiment | {"sweep": None}).trial()
     storage, results = Storage(tmp_path / "runs"), []
     for number, config in enumerate((trial.dense(), trial)):
         results.append(run_trial(config, tmp_path / "runs", number=number))

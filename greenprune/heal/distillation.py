@@ -19,7 +19,7 @@ def likeliest(logits: Tensor, k: int, temperature: float = 1.0) -> tuple[Tensor,
     logits [..., vocabulary]; returns long [..., k] and float32 [..., k]. Both with as many as the vocabulary has where
     that is fewer.
     """
-    scaled = logits.float() / temperature
+    scaled = _scaled(logits, temperature)
     values, ids = scaled.topk(min(k, scaled.shape[-1]), dim=-1)
     return ids, values - scaled.logsumexp(-1, keepdim=True)
 
@@ -31,7 +31,7 @@ def divergence(logits: Tensor, ids: Tensor, log_probs: Tensor, temperature: floa
     at the same temperature. Returns float32 [...]; a gradient flows into the logits. (Hinton et al. 2015, section 2;
     there the gradient is multiplied by temperature², which is for the caller to do.)
     """
-    scaled = logits.float() / temperature
+    scaled = _scaled(logits, temperature)
     student = scaled.gather(-1, ids) - scaled.logsumexp(-1, keepdim=True)
     teacher = log_probs.float()
     kept = 1 - FLOOR
@@ -39,3 +39,8 @@ def divergence(logits: Tensor, ids: Tensor, log_probs: Tensor, temperature: floa
     log_rest_of_student = torch.log1p(-kept * student.exp().sum(-1))
     known = kept * (teacher.exp() * (teacher - student)).sum(-1)
     return known + rest * (rest.log() - log_rest_of_student)
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    """In fp32; no copy where there is nothing to do: these are the largest tensors of a step."""
+    return logits.float() if temperature == 1 else logits.float() / temperature

@@ -59,8 +59,8 @@ def train(
         teacher,
         model=model,
         args=_arguments(config, work, resuming=resume_from is not None),
-        train_dataset=_TrainingBlocks(blocks, config, teacher and teacher.part("train")),
-        eval_dataset=_Blocks(validation, teacher and teacher.part("validation")),
+        train_dataset=_TrainingBlocks(blocks, config, teacher.part("train") if teacher else None),
+        eval_dataset=_Blocks(validation, teacher.part("validation") if teacher else None),
         data_collator=default_data_collator,
         callbacks=[
             DivergenceStop(config.divergence_factor, distils="kd" in config.weights),
@@ -121,14 +121,15 @@ class HealingTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        taught = [inputs.pop(name) for name in TAUGHT if name in inputs]
+        ids, log_probs = (inputs.pop(name, None) for name in TAUGHT)
         if model.training and "kd" in self.weights:
             logits = model(input_ids=inputs["input_ids"], use_cache=False).logits[:, :-1]
-            loss = self.objective(logits, inputs["input_ids"][:, 1:], *taught)
+            loss = self.objective(logits, inputs["input_ids"][:, 1:], ids, log_probs)
             return (loss, {"logits": logits}) if return_outputs else loss
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if taught and not model.training:
-            self.validated.append(divergence(outputs.logits[:, :-1], *taught, self.temperature).flatten().cpu())
+        if ids is not None and not model.training:
+            apart = divergence(outputs.logits[:, :-1], ids, log_probs, self.temperature)
+            self.validated.append(apart.flatten().cpu())
         return (loss, outputs) if return_outputs else loss
 
     def objective(self, logits: Tensor, targets: Tensor, ids: Tensor, log_probs: Tensor) -> Tensor:
@@ -167,6 +168,7 @@ def _arguments(config: TextHealing, work: Path, resuming: bool) -> TrainingArgum
         activation_checkpointing=config.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         bf16=config.bf16,
+        use_cpu=config.bf16 and not torch.cuda.is_available(),  # else it wants a GPU
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.scheduler,
         warmup_steps=config.warmup_steps,

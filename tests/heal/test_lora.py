@@ -58,6 +58,13 @@ def test_gradient_checkpointing_changes_no_loss(checkpoint, healed, tmp_path):
     assert history.loss_end == pytest.approx(healed[1].loss_end, abs=1e-5)
 
 
+def test_bf16_rounds_the_forward_and_keeps_fp32_weights(checkpoint, healed, tmp_path):
+    model, history = heal_with_lora(checkpoint, TRAIN, VALIDATION, config(bf16=True), tmp_path)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert history.loss_end != healed[1].loss_end
+    assert history.loss_end == pytest.approx(healed[1].loss_end, abs=0.1)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_dtype_is_kept(checkpoint, tmp_path, dtype):
     model, history = heal_with_lora(checkpoint, TRAIN, VALIDATION, config(steps=3), tmp_path, dtype)
