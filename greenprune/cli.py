@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from greenprune.columns import DEFAULT_OBJECTIVES
 from greenprune.errors import GreenpruneError
 from greenprune.logs import logging_to
+from greenprune.terminal import front_table, table_of_trials
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -83,7 +84,11 @@ def sweep(
     experiment: ExperimentFile,
     overrides: Overrides = None,
     address: Annotated[
-        str | None, typer.Option(help="a Ray cluster: auto, host:6379, or ray://host:10001 (needs ray[client])")
+        str | None,
+        typer.Option(
+            help="a Ray cluster: auto, host:6379, or ray://host:10001 (needs ray[client]); local: this machine alone",
+            envvar=["GREENPRUNE_ADDRESS", "RAY_ADDRESS"],
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="there must be a run to go on with")] = False,
     fresh: Fresh = False,
@@ -93,9 +98,14 @@ def sweep(
 
     The exit code is 1 where every trial failed, 130 after Ctrl-C.
     """
+    from greenprune.cluster.here import cluster_here
     from greenprune.experiment import load_experiment
 
-    _sweep(load_experiment(experiment, overrides or []), address, resume, fresh, any_versions)
+    if address is None and (there := cluster_here()):
+        said = f"this sweep runs on this machine alone; --address auto runs it on the Ray cluster at {there}"
+        console.print(said, highlight=False)
+    alone = address in (None, "local")
+    _sweep(load_experiment(experiment, overrides or []), None if alone else address, resume, fresh, any_versions)
 
 
 def _sweep(
@@ -114,7 +124,7 @@ def _sweep(
     ok = run.trials[run.trials["status"] == "ok"] if len(run.trials) else run.trials
     if len(ok):
         try:
-            console.print(_front_table(run.trials, experiment.sweep.objectives))
+            console.print(front_table(run.trials, experiment.sweep.objectives))
         except ConfigError as problem:  # the trials are there all the same
             console.print(f"no front: {problem}", highlight=False)
         console.print(f"the search took {run_cost(run.folder).describe()}", highlight=False)
@@ -126,6 +136,41 @@ def _sweep(
         console.print("interrupted: the same command goes on with it")
         raise typer.Exit(130)
     if not len(ok):
+        raise typer.Exit(1)
+
+
+@app.command()
+def submit(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    cluster: Annotated[Path, typer.Option(help="the file that `ray up` was given")] = Path("cluster.yaml"),
+    watch: Annotated[bool, typer.Option("--watch", help="show the sweep's log until it ends")] = False,
+    fetch: Annotated[bool, typer.Option("--fetch", help="copy the run's table, report and trials here")] = False,
+    into: Annotated[Path, typer.Option(help="where --fetch puts the run's folder")] = Path("runs"),
+) -> None:
+    """Run a sweep on a cluster that `ray up` brought up, as a job of Ray's. Repeated, from any machine, it goes on.
+
+    With --watch the exit code is 1 where the sweep failed, 130 after Ctrl-C, which leaves the sweep running.
+    """
+    from greenprune.cluster.launcher import Launcher
+    from greenprune.experiment import load_experiment
+    from greenprune.submit import Job
+
+    shown = Console(stderr=True, soft_wrap=True, highlight=False)
+    launcher = Launcher(cluster, show=lambda line: shown.print(escape(line)))
+    job = Job(load_experiment(experiment, overrides or []), launcher)
+    launcher.note_head()
+    started = job.start()
+    console.print(f"job {job.id} {'is started' if started else 'runs already'}", highlight=False)
+    try:
+        state = job.follow() if watch else job.state()
+    except KeyboardInterrupt:
+        console.print(f"it goes on; `ray exec {cluster} 'ray job stop {job.id}'` stops it", highlight=False)
+        raise typer.Exit(130) from None
+    console.print(f"job {job.id}: {state}", highlight=False)
+    if fetch:
+        console.print(f"fetched: {job.fetch(into)}", highlight=False)
+    if watch and state != "succeeded":
         raise typer.Exit(1)
 
 
@@ -153,7 +198,7 @@ def trials(
     elif as_json:
         print(table.to_json(orient="records", indent=1))
     else:
-        console.print(_table(table, "trials"))
+        console.print(table_of_trials(table, "trials"))
         console.print(f"the search took {run_cost(run).describe()}", highlight=False)
 
 
@@ -178,7 +223,7 @@ def pareto(
         table = table[table["accuracy"] >= min_accuracy]
     if max_energy is not None:
         table = table[table["energy_j_per_token"] <= max_energy]
-    console.print(_front_table(table, parse_objectives(objectives), mixed))
+    console.print(front_table(table, parse_objectives(objectives), mixed))
 
 
 @app.command()
@@ -284,61 +329,6 @@ def doctor() -> None:
     for check in examine():
         table.add_row(check.part, check.state, check.remedy or "-")
     console.print(table)
-
-
-# The columns that most readers look for; --csv and --json give all.
-SHOWN = (
-    "status",
-    "parameters",
-    "accuracy",
-    "<task>_acc",
-    "<text>_ppl@<length>",
-    "energy_j_per_token",
-    "energy_ratio",
-    "energy_kind",
-    "error",
-)
-
-
-def _front_table(table: Any, objectives: dict[str, Any], mixed: bool = False) -> Table:
-    """The front of these trials; its title says how its joules were had."""
-    from greenprune.columns import kinds_of
-    from greenprune.comparability import compared_objectives
-    from greenprune.pareto import pareto_front
-
-    front = pareto_front(table, objectives, mixed)
-    objectives = compared_objectives(table, objectives, mixed)
-    told = [name for name in kinds_of([*objectives, *SHOWN]) if name in front]
-    kinds = ", ".join(sorted({kind for name in told for kind in front[name].dropna()}))
-    title = f"Pareto front: {', '.join(f'{name} ({way})' for name, way in objectives.items())}"
-    return _table(front, title + (f"; energies are {kinds}" if kinds else ""))
-
-
-def _table(rows: Any, title: str) -> Table:
-    """The trials with those of SHOWN that any of them has; the status where it isn't ok throughout."""
-    from greenprune.columns import expanded, heading
-    from greenprune.labels import label
-
-    names = [name for name in expanded(SHOWN, rows.columns) if name in rows and rows[name].notna().any()]
-    if "status" in names and set(rows["status"]) == {"ok"}:
-        names.remove("status")
-    identity = ("trial_number", "trial_id")
-    heads = [*map(heading, identity), "what", *map(heading, names)]
-    table = Table(*map(escape, heads), title=title)
-    for _, row in rows.iterrows():
-        cells = [_cell(name, row[name]) for name in names]
-        table.add_row(*(_cell(name, row[name]) for name in identity), escape(label(row)), *cells)
-    return table
-
-
-def _cell(name: str, value: Any) -> str:
-    """A value as its column is shown; what a trial says is text, never markup."""
-    from greenprune.columns import shown
-    from greenprune.results import is_missing
-
-    if is_missing(value):
-        return "-"
-    return escape(value) if isinstance(value, str) else shown(name, value)
 
 
 if __name__ == "__main__":
