@@ -86,6 +86,7 @@ class Cluster:
         finally:
             if running.poll() is None:  # the test failed
                 running.kill()
+                running.communicate()
                 self.head.run("pkill -9 -f '[g]reenprune sweep'", check=False)
         assert f": {ends}" in said, said
         assert (running.returncode == 0) == (ends == "succeeded"), said
@@ -176,6 +177,8 @@ def cluster(tmp_path_factory, tiny_tokenizer) -> Iterator[Cluster]:
         yield here
         here.laptop.run(f"ray down -y {CLUSTER}", timeout=120)
         assert "raylet" not in processes(here.head)
+        for name in WORKERS:  # Ray's launcher leaves them, and they end by themselves when they miss the head
+            wait_for(lambda name=name: "/raylet " not in processes(hosts[name]), 180, f"no Ray on {name}", every=3)
 
 
 @pytest.fixture
