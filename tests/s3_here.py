@@ -51,7 +51,6 @@ class S3:
 @contextmanager
 def s3_here(folder: Path) -> Iterator[S3]:
     """The server, with a bucket `bucket`. The test is skipped where moto or obstore isn't installed."""
-    pytest.importorskip("obstore", reason="needs obstore: pip install -e '.[s3-test]'")
     pytest.importorskip("moto", reason="needs moto: pip install -e '.[s3-test]'")
     folder.mkdir(parents=True, exist_ok=True)
     said, log = folder / "address", folder / "requests.log"

@@ -119,7 +119,11 @@ def sweep(
     experiment: ExperimentFile,
     overrides: Overrides = None,
     address: Annotated[
-        str | None, typer.Option(help="a Ray cluster: auto, host:6379, or ray://host:10001 (needs ray[client])")
+        str | None,
+        typer.Option(
+            help="a Ray cluster: auto, host:6379, or ray://host:10001 (needs ray[client]); local: this machine alone",
+            envvar=["GREENPRUNE_ADDRESS", "RAY_ADDRESS"],
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="there must be a run to go on with")] = False,
     fresh: Fresh = False,
@@ -129,9 +133,14 @@ def sweep(
 
     The exit code is 1 where every trial failed, 130 after Ctrl-C.
     """
+    from greenprune.cluster.here import cluster_here
     from greenprune.experiment import load_experiment
 
-    _sweep(load_experiment(experiment, overrides or []), address, resume, fresh, any_versions)
+    if address is None and (there := cluster_here()):
+        said = f"this sweep runs on this machine alone; --address auto runs it on the Ray cluster at {there}"
+        console.print(said, highlight=False)
+    alone = address in (None, "local")
+    _sweep(load_experiment(experiment, overrides or []), None if alone else address, resume, fresh, any_versions)
 
 
 def _sweep(
@@ -163,6 +172,41 @@ def _sweep(
         console.print("interrupted: the same command goes on with it")
         raise typer.Exit(130)
     if not len(ok):
+        raise typer.Exit(1)
+
+
+@app.command()
+def submit(
+    experiment: ExperimentFile,
+    overrides: Overrides = None,
+    cluster: Annotated[Path, typer.Option(help="the file that `ray up` was given")] = Path("cluster.yaml"),
+    watch: Annotated[bool, typer.Option("--watch", help="show the sweep's log until it ends")] = False,
+    fetch: Annotated[bool, typer.Option("--fetch", help="copy the run's table, report and trials here")] = False,
+    into: Annotated[Path, typer.Option(help="where --fetch puts the run's folder")] = Path("runs"),
+) -> None:
+    """Run a sweep on a cluster that `ray up` brought up, as a job of Ray's. Repeated, from any machine, it goes on.
+
+    With --watch the exit code is 1 where the sweep failed, 130 after Ctrl-C, which leaves the sweep running.
+    """
+    from greenprune.cluster.launcher import Launcher
+    from greenprune.experiment import load_experiment
+    from greenprune.submit import Job
+
+    shown = Console(stderr=True, soft_wrap=True, highlight=False)
+    launcher = Launcher(cluster, show=lambda line: shown.print(escape(line)))
+    job = Job(load_experiment(experiment, overrides or []), launcher)
+    launcher.note_head()
+    started = job.start()
+    console.print(f"job {job.id} {'is started' if started else 'runs already'}", highlight=False)
+    try:
+        state = job.follow() if watch else job.state()
+    except KeyboardInterrupt:
+        console.print(f"it goes on; `ray exec {cluster} 'ray job stop {job.id}'` stops it", highlight=False)
+        raise typer.Exit(130) from None
+    console.print(f"job {job.id}: {state}", highlight=False)
+    if fetch:
+        console.print(f"fetched: {job.fetch(into)}", highlight=False)
+    if watch and state != "succeeded":
         raise typer.Exit(1)
 
 

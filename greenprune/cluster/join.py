@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -20,15 +21,17 @@ from greenprune.energy.exclusive import storage_mark
 from greenprune.errors import SweepError
 from greenprune.storage import Storage
 
-# Below half a minute together. It takes a process a few seconds to import Ray, and then a fraction of one to ask.
+# Below half a minute together, and on a busy node the time that a process takes to import Ray, which is given its own.
 CONNECT_S = 5.0
 ANSWER_S = 15.0
 PROBE_S = 120.0  # a node starts a process, which imports this package, and asks the storage
+IMPORT_S = 180.0
 
 # Run by a process of its own. A client is answered by the server that it would use; others by the cluster's GCS.
 ASK_FOR_RAY = """
 import sys, ray
 from ray._private.services import canonicalize_bootstrap_address_or_die
+print("imported", flush=True)
 try:
     if sys.argv[1].startswith("ray://"):
         ray.init(sys.argv[1], log_to_driver=False)
@@ -50,14 +53,17 @@ def check_address(address: str, connect_s: float = CONNECT_S, answer_s: float = 
             socket.create_connection(where, timeout=connect_s).close()
         except (OSError, ValueError) as problem:
             raise _unreachable(address, f"{problem}") from None
-    try:
-        asked = subprocess.run(
-            [sys.executable, "-c", ASK_FOR_RAY, address], capture_output=True, text=True, timeout=answer_s
-        )
-    except subprocess.TimeoutExpired:
-        raise _unreachable(address, f"no answer of Ray's within {answer_s:.0f} s") from None
+    with subprocess.Popen(
+        [sys.executable, "-c", ASK_FOR_RAY, address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as asked:
+        assert asked.stdout, "a pipe"
+        select.select([asked.stdout], [], [], IMPORT_S)
+        try:
+            said = asked.communicate(timeout=answer_s)[1].strip().splitlines()
+        except subprocess.TimeoutExpired:
+            asked.kill()
+            raise _unreachable(address, f"no answer of Ray's within {answer_s:.0f} s") from None
     if asked.returncode:
-        said = asked.stderr.strip().splitlines()
         raise _unreachable(address, said[-1] if said else f"exit code {asked.returncode}")
 
 

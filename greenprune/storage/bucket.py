@@ -72,14 +72,12 @@ def open_bucket(uri: str) -> Bucket:
     of that cloud (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, …), from the
     machine's role, or from AWS profiles where boto3 is there.
 
-    Raises ConfigError for another scheme, or where obstore is missing or refuses the URI.
+    Raises ConfigError for another scheme, or where obstore refuses the URI.
     """
     parts = urlsplit(uri)
     rule = "storage must be a path or a URI such as s3://bucket/folder, gs://… or az://…"
     if parts.scheme not in SCHEMES or parts.query:
         raise ConfigError(f"{rule}, got {uri!r}; the endpoint and the region are set by AWS_ENDPOINT_URL, AWS_REGION")
-    if find_spec("obstore") is None:
-        raise ConfigError(f"{parts.scheme}:// as storage needs obstore, got none; pip install 'greenprune[objects]'")
     from obstore.store import from_url
 
     more: dict[str, Any] = _of_aws(parts.netloc) if parts.scheme == "s3" else {}

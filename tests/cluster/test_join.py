@@ -59,7 +59,7 @@ def test_an_address_without_ray_is_refused_in_time(port_of, scheme):
     begun = time.monotonic()
     with port_of() as port, pytest.raises(SweepError, match=r"Ray must be reachable at .*, got .*; check") as refused:
         check_address(f"{scheme}127.0.0.1:{port}", connect_s=1.0, answer_s=4.0)
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 60  # the seconds above, and those that a busy machine takes to import Ray
     assert "\n" not in str(refused.value)
 
 
@@ -71,6 +71,21 @@ def test_a_wrong_address_is_refused(address):
 
 def test_a_cluster_is_not_refused(ray_here):
     check_address(ray_here.get_runtime_context().gcs_address)
+
+
+def test_a_busy_node_has_time_to_import_ray(tmp_path, monkeypatch):
+    """Seen on a cluster's head under load: importing Ray took longer than an answer may."""
+    for name, text in {
+        "__init__.py": "import time\ntime.sleep(2)\nfrom ray import _raylet",
+        "_raylet.py": "class GcsClient:\n    def __init__(self, address): pass",
+        "_private/__init__.py": "",
+        "_private/services.py": "def canonicalize_bootstrap_address_or_die(address): return address",
+    }.items():
+        path = tmp_path / "ray" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    check_address("auto", answer_s=1.0)
 
 
 def test_a_sweep_is_refused_before_anything_is_touched(tiny_experiment):
