@@ -240,10 +240,7 @@ COLUMNS: dict[str, Column] = {
     "heal_train_loss": Column("mean of what healing minimised (`heal.loss`)", "nats/token", needs="heal"),
     "heal_loss_start": Column("validation loss before healing", "nats/token", needs="heal"),
     "heal_loss_end": Column("validation loss after healing", "nats/token", needs="heal"),
-    "heal_kl_start": Column(
-        "divergence from the dense model on the validation text before healing, over its likeliest tokens and the rest",
-        "nats/token", needs="heal.loss",
-    ),
+    "heal_kl_start": Column("validation text's divergence from the dense model", "nats/token", needs="heal.loss"),
     "heal_kl_end": Column("the same after healing", "nats/token", needs="heal.loss"),
     "heal_tokens": Column("tokens that healing trained on, repeated ones too", "count", needs="heal", shown="{:,.0f}"),
     # ------------------------------------------------------------------------------------------------- time

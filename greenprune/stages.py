@@ -7,7 +7,6 @@ A stage's function knows nothing of all this (config/stages.py names it). `perfo
 from __future__ import annotations
 
 import functools
-import gc
 import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +20,10 @@ from greenprune._callable import function_named
 from greenprune.config import STAGES, CalibrationConfig, ModelConfig
 from greenprune.config.dependencies import contents, minor_versions, versions, with_contents
 from greenprune.energy.exclusive import Exclusive
-from greenprune.errors import GreenpruneError, MemoryExceeded, ModelError, SweepError
+from greenprune.errors import GreenpruneError, SweepError
+from greenprune.halving import fitted
 from greenprune.storage import Storage
-from greenprune.store import Artifact, StageCall, Store, clear
+from greenprune.store import Artifact, StageCall, Store
 
 log = logging.getLogger("greenprune")
 CHECKPOINT = "checkpoint"  # a model's folder in its artifact
@@ -226,69 +226,7 @@ def _done(request: Request, store: Store, out: Path) -> dict[str, Any]:
     """Do a stage's work on its inputs, which stay on this machine meanwhile; gives what it took of memory."""
     with ExitStack() as used:
         inputs = {name: _locate(parent, store, used) for name, parent in request.inputs.items()}
-        return _fitted(request, inputs, out)
-
-
-def _fitted(request: Request, inputs: Mapping[str, Path | None], out: Path) -> dict[str, Any]:
-    """Do a stage's work, with half the batch where memory doesn't suffice; gives what it took of memory.
-
-    Raises MemoryExceeded where that doesn't suffice either.
-    """
-    import torch
-
-    from greenprune.benchmark.memory import PeakMemory, is_out_of_memory
-    from greenprune.memory import devices_here
-    from greenprune.models.load import default_device
-
-    expected = _expected(request, inputs["checkpoint"])
-    failed: list[str] = []
-    for attempt in filter(None, (request, request.smaller())):
-        peak = PeakMemory(torch.device(default_device()))
-        try:
-            facts = _work(attempt, inputs, out)
-        except Exception as problem:
-            if not is_out_of_memory(problem):
-                raise
-            failed.append(f"{_gib(peak.bytes())} ({str(problem).splitlines()[0][:120]})")
-        else:
-            alone = getattr(request.section, "num_workers", 1) == 1  # else others did the work
-            measured = {"peak_memory_bytes": peak.bytes() if alone else None}
-            return {**facts, **measured, "predicted_memory_bytes": expected, "halved": attempt.halved}
-        log.warning("%s ran out of memory at %s", request.stage, failed[-1])
-        if not STAGES[request.stage].resumes:
-            clear(out)
-        gc.collect()
-    raise MemoryExceeded(
-        f"the {request.stage} stage must fit into {_gib(devices_here().bytes)} on {socket.gethostname()}, got out of "
-        f"memory at {', with half the batch at '.join(failed)}; predicted: {_gib(expected)}. Lower its batch_size, "
-        f"or give it more (sweep.resources.{request.stage})"
-    )
-
-
-def _work(request: Request, inputs: Mapping[str, Path | None], out: Path) -> dict[str, Any]:
-    """Call the stage's function; gives what it says about its artifact, for the manifest."""
-    stage, (section, facts) = STAGES[request.stage], request.parts()
-    options = {**request.options, "exclusive": request.exclusive} if stage.machine_bound else request.options
-    return function_named(stage.function)(out, config=section, **inputs, **facts, **options) or {}
-
-
-def _expected(request: Request, checkpoint: Path | None) -> int | None:
-    """What the stage is predicted to take of memory here; None for a model that isn't in the table."""
-    from greenprune.memory import devices_here, predicted
-    from greenprune.models.sizes import sizes_of
-
-    source = request.options.get("source")
-    dtype = source.dtype if source else request.options.get("dtype", "auto")
-    assert checkpoint is not None, "every stage has a model"
-    try:
-        sizes = sizes_of(checkpoint, dtype, source.trust_remote_code if source else False)
-    except ModelError:
-        return None
-    return predicted(request.stage, sizes, request.section, request.facts, devices_here()).total
-
-
-def _gib(size: int | None) -> str:
-    return "an unknown size" if size is None else f"{size / 2**30:.1f} GiB"
+        return fitted(request, inputs, out)
 
 
 def _locate(parent: Source | Artifact | None, store: Store, used: ExitStack) -> Path | None:

@@ -28,6 +28,7 @@ from typing import Any
 
 from greenprune.errors import DamagedArtifact
 from greenprune.storage import Storage, sync
+from greenprune.storage.files import clear
 from greenprune.storage.folder import is_there
 from greenprune.storage.following import sent_as_it_grows
 from greenprune.storage.leases import leased
@@ -344,9 +345,3 @@ def _sealed(partial: Path) -> dict[str, Any] | None:
         (partial / MANIFEST).unlink()
         return None
     return read_manifest(partial)
-
-
-def clear(folder: Path) -> None:
-    """Empty a folder that a former attempt left behind."""
-    for entry in folder.iterdir():
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

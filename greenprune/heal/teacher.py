@@ -134,7 +134,7 @@ class Teacher:
             if self.facts.blocks[part] and self.facts.tokens_sha256[part] != _digest(blocks):
                 raise GreenpruneError(
                     f"heal: the teacher's record must be of the blocks that are healed on, got other {part} blocks in "
-                    f"{folder}: the text or its tokenizer has changed since; remove that folder and run again"
+                    f"{folder}: the text or its tokenizer has changed since; move that folder aside and run again"
                 )
 
     def part(self, name: str) -> TeacherRows | None:

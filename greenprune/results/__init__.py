@@ -243,8 +243,8 @@ def load_trials(
     if len(asked) > 1:
         raise ConfigError(f"a table has one kind of row, got {' and '.join(asked)}; load each by itself")
     if not isinstance(run, str | Path):
-        return frames.together(run, *asked)
-    return getattr(frames, asked[0])(run) if asked else _table_of(run)
+        return frames.of_several(run, *asked)
+    return getattr(frames, f"{asked[0]}_rows")(run) if asked else _table_of(run)
 
 
 def _table_of(run: str | Path) -> DataFrame:

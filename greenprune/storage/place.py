@@ -73,7 +73,7 @@ class Storage:
         files = {path: (target / path.relative_to(source)).as_posix() for path in _files(source)}
         at_last = [path for path in files if path.name == last]
         large = [path for path in files if path not in at_last and path.stat().st_size > CHUNK]
-        together([path for path in files if path not in (*at_last, *large)], lambda path: self._send(path, files[path]))
+        at_once([path for path in files if path not in (*at_last, *large)], lambda path: self._send(path, files[path]))
         for path in (*large, *at_last):  # a large one goes in several parts at once by itself
             self._send(path, files[path])
 
@@ -86,7 +86,7 @@ class Storage:
             return (self.local / relative).exists()
         found = self._entries(relative)
         large = [name for name, state in found.items() if state.bytes > CHUNK]
-        together([name for name in found if name not in large], lambda name: self._fetch(name, found[name]))
+        at_once([name for name in found if name not in large], lambda name: self._fetch(name, found[name]))
         for name in large:
             self._fetch(name, found[name])
         return bool(found)
@@ -173,7 +173,7 @@ class Storage:
                 os.pwrite(sink.fileno(), chunk, start)
 
             starts = range(0, state.bytes, CHUNK)
-            together(starts, lambda start: self.persistently(partial(bring, start), f"give {name}"))
+            at_once(starts, lambda start: self.persistently(partial(bring, start), f"give {name}"))
 
     def _move(self, old: str, new: str) -> None:
         try:
@@ -199,7 +199,7 @@ class Storage:
         raise AssertionError("the last attempt returns or raises")
 
 
-def together(items: Iterable[T], action: Callable[[T], None]) -> None:
+def at_once(items: Iterable[T], action: Callable[[T], None]) -> None:
     """Do something with every item, a few at a time. Raises the first error; what hasn't begun then isn't done."""
     items = list(items)
     if len(items) < 2:
