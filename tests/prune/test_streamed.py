@@ -89,7 +89,7 @@ def test_memory_grows_by_some_layers_whatever_the_number_of_layers(config, tmp_p
         before = memory.bytes()
         prune(model if not warm else load_streamed(tmp_path), config, TOKENS)
         grown = memory.bytes() - before
-    assert grown < 6 * layer
+    assert grown < 8 * layer
 
 
 REAL = [
