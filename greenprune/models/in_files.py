@@ -56,9 +56,12 @@ def leave_in_files(model: nn.Module) -> None:
 
 
 def belongs_with(parameter: nn.Parameter, like: nn.Parameter) -> nn.Parameter:
-    """The parameter, to be put away too where `like` is: it takes its place in a model."""
+    """The parameter, to be put away where `like` is, whose place it takes; what was read of `like` is freed."""
     if hasattr(like, MARK):
         setattr(parameter, MARK, None)
+        place: InFile | None = getattr(like, MARK)
+        if place is not None and place.holds(like):  # else a change may still be asked for
+            _give_back(like)
     return parameter
 
 

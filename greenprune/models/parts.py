@@ -24,8 +24,16 @@ PART_BYTES = 2 << 30
 
 def weight_bytes(folder: Path, dtype: torch.dtype | None = None) -> int:
     """What the weights of a checkpoint take in a dtype (default: their own); 0 where it holds no safetensors."""
-    weights = [weight for path in folder.glob("*.safetensors") for weight in load_file(path).values()]
-    return sum(weight.numel() * _target(weight, dtype).itemsize for weight in weights)
+    return sum(weight.numel() * _target(weight, dtype).itemsize for weight in _mapped(folder).values())
+
+
+def _mapped(folder: Path) -> dict[str, Tensor]:
+    """The weights that Transformers would load, mapped: those of the index, where others lie beside them."""
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    files = {SAFE_WEIGHTS_NAME} if (folder / SAFE_WEIGHTS_NAME).exists() else set()
+    if not files and index.exists():
+        files = set(json.loads(index.read_text())["weight_map"].values())
+    return {name: weight for file in sorted(files) for name, weight in load_file(folder / file).items()}
 
 
 def _target(weight: Tensor, dtype: torch.dtype | None) -> torch.dtype:
@@ -37,7 +45,7 @@ def in_dtype(folder: Path, dtype: torch.dtype | None) -> Iterator[Path]:
     """A checkpoint with its floating-point weights in a dtype: `folder` itself where they are, else a copy that goes
     when the `with` ends. What is mapped from the copy can be read on.
     """
-    mapped = {name: weight for path in sorted(folder.glob("*.safetensors")) for name, weight in load_file(path).items()}
+    mapped = _mapped(folder)
     if all(_target(weight, dtype) == weight.dtype for weight in mapped.values()):
         yield folder
         return

@@ -80,6 +80,14 @@ def test_what_was_set_is_written_too(linear):
     assert torch.equal(made.weight, values + 2)
 
 
+def test_what_was_read_of_a_weight_that_was_replaced_is_given_back(linear):
+    made, values = linear
+    old, before = made.weight, resident("RssFile")
+    made.weight = in_files.belongs_with(nn.Parameter((old + 1)[::64], requires_grad=False), old)
+    assert resident("RssFile") - before < SIZE
+    assert torch.equal(old, values)
+
+
 def test_other_weights_are_left_alone():
     made = nn.Linear(4, 4)
     leave_in_files(made)
@@ -101,6 +109,16 @@ def test_a_model_is_the_same_in_memory_and_in_its_files(tiny_checkpoint, dtype, 
     assert streamed.config.to_dict() == plain.config.to_dict()
     assert_same_weights(streamed, plain)
     assert not list((tmp_path / "cache").glob("weights/*"))
+
+
+def test_weights_that_lie_beside_a_checkpoint_are_none_of_its(tiny_checkpoint, streamed_from_0):
+    size = parts.weight_bytes(tiny_checkpoint)
+    save_file({"original": torch.ones(8)}, tiny_checkpoint / "consolidated.safetensors")
+    assert parts.weight_bytes(tiny_checkpoint) == size
+    assert parts.weight_bytes(tiny_checkpoint, torch.bfloat16) == size / 2
+    with parts.in_dtype(tiny_checkpoint, torch.bfloat16) as copy:
+        assert not (copy / "consolidated.safetensors").exists()
+        assert "original" not in (copy / "model.safetensors.index.json").read_text()
 
 
 def test_a_checkpoint_in_parts_is_the_checkpoint(tmp_path, tiny_tokenizer, streamed_from_0):

@@ -7,8 +7,10 @@ import copy
 import pytest
 import torch
 from architectures import ARCHITECTURES, TOKENS, random_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from greenprune import PruneConfig, prune
+from greenprune.benchmark.memory import PeakMemory
 from greenprune.collect import STATISTICS, collect
 from greenprune.models import load, load_checkpoint, load_streamed, parts, save_checkpoint
 
@@ -64,6 +66,30 @@ def assert_prunes_alike(folder, config, tokens, out, tokenizer):
 def test_a_checkpoint_in_bf16_and_in_parts(config, tmp_path, tiny_tokenizer):
     random_model("llama", torch.bfloat16).save_pretrained(tmp_path / "dense")
     assert_prunes_alike(tmp_path / "dense", config, TOKENS, tmp_path / "out", tiny_tokenizer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "config",
+    [
+        PruneConfig(method="flap", ratio=0.25),
+        PruneConfig(method="minitron_width", targets={"hidden": 384, "ffn": 1024}),
+        PruneConfig(method="wanda", ratio=0.5),
+    ],
+    ids=lambda config: config.method,
+)
+def test_memory_grows_by_some_layers_whatever_the_number_of_layers(config, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 20, "num_attention_heads": 8}
+    LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes)).save_pretrained(tmp_path)
+    model = load_streamed(tmp_path)
+    layer = sum(parameter.nbytes for parameter in model.model.layers[0].parameters())  # 17 MB of 336
+    for warm in (True, False):  # the first pass brings libraries and buffers
+        memory = PeakMemory(torch.device("cpu"))
+        before = memory.bytes()
+        prune(model if not warm else load_streamed(tmp_path), config, TOKENS)
+        grown = memory.bytes() - before
+    assert grown < 8 * layer
 
 
 REAL = [
