@@ -127,9 +127,7 @@ def _table(cache: Path) -> pd.DataFrame:
 
 
 def _names(cache: Path) -> list[str]:
-    code = (
-        f"import json; from greenprune.storage import Storage; print(json.dumps(list(Storage({STORAGE!r}).files(''))))"
-    )
+    code = f"from greenprune.storage import Storage; print(*Storage({STORAGE!r}).files(''))"
     environment = os.environ | {"GREENPRUNE_CACHE": str(cache)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
     return done.stdout.split()
