@@ -239,12 +239,13 @@ def load_trials(
     """
     from greenprune.results import frames
 
-    asked = [name for name, wanted in {"long": long, "curves": curves, "windows": windows}.items() if wanted]
+    kinds = {"long": long, "curves": curves, "windows": windows}
+    asked = [name for name, wanted in kinds.items() if wanted]
     if len(asked) > 1:
         raise ConfigError(f"a table has one kind of row, got {' and '.join(asked)}; load each by itself")
     if not isinstance(run, str | Path):
         return frames.of_several(run, *asked)
-    return getattr(frames, f"{asked[0]}_rows")(run) if asked else _table_of(run)
+    return frames.ROWS[asked[0]](run) if asked else _table_of(run)
 
 
 def _table_of(run: str | Path) -> DataFrame:

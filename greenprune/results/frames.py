@@ -51,7 +51,7 @@ def _with_gaps(table: DataFrame, everywhere: set[str]) -> DataFrame:
     return table.astype({name: dtype for name, dtype in types.items() if dtype})
 
 
-def long_rows(run: str | Path) -> DataFrame:
+def rows_of_tasks(run: str | Path) -> DataFrame:
     """A row a trial and task: `task` (str), and as float64 what the columns `<task>_acc`, `<task>_stderr`,
     `<task>_floor`, `<task>_unparsed`, `<task>_seconds`, `<task>_wh`, `<task>_co2e_g` and `<task>_rouge…` hold, by the
     part of their name after the task's. Failed trials have no row.
@@ -77,7 +77,7 @@ def long_rows(run: str | Path) -> DataFrame:
     return table.drop(columns="_rank").reset_index(drop=True)
 
 
-def curves_rows(run: str | Path) -> DataFrame:
+def rows_of_healing(run: str | Path) -> DataFrame:
     """A row a logged step of healing: `step` (int64), `split` (str: `train` or `validation`), `loss` (float64, nats a
     token), `learning_rate` (float64; of training alone), and of validation alone `tokens` (Int64, of training text seen
     by then) and `kl` (float64, divergence from the dense model in nats a token, where it was measured). Trials that
@@ -95,7 +95,7 @@ def curves_rows(run: str | Path) -> DataFrame:
     return _from_artifacts(run, rows, types)
 
 
-def windows_rows(run: str | Path) -> DataFrame:
+def rows_of_windows(run: str | Path) -> DataFrame:
     """A row an energy window of a trial's workload.
 
     `phase` (str): idle, prefill or decode; `repeat` (Int64); `energy_j`, `cpu_j`, `gpu_j`, `ram_j` (joules), `seconds`,
@@ -137,3 +137,7 @@ def _from_artifacts(run: str | Path, rows_of: Any, types: dict[str, str]) -> Dat
 
 def _head(trials: DataFrame) -> list[str]:
     return [*IDENTITY, *those_of("<section>.<key>", trials.columns)]
+
+
+# What load_trials calls them.
+ROWS = {"long": rows_of_tasks, "curves": rows_of_healing, "windows": rows_of_windows}

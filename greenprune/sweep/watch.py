@@ -28,7 +28,7 @@ from greenprune.storage import Storage
 from greenprune.sweep.search import most_trials
 from greenprune.sweep.status import FILE_NAME, Status
 
-LOOKS_EVERY_S = 2.0
+SECONDS_BETWEEN_LOOKS = 2.0
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def view(seen: Seen) -> Group:
     return Group(*map(Text, lines), *([table] if seen.running else []))
 
 
-def watch_run(run: str | Path, each: Callable[[Seen], None], every_s: float = LOOKS_EVERY_S) -> None:
+def watch_run(run: str | Path, each: Callable[[Seen], None], every_s: float = SECONDS_BETWEEN_LOOKS) -> None:
     """Call `each` with what is seen, again and again, until the run is over."""
     while True:
         seen = look(run)

@@ -21,7 +21,7 @@ from greenprune.results import is_missing
 if TYPE_CHECKING:
     from pandas import Series
 
-HEADINGS = ("run", "model", "parameters", "finished", "dense", "knee", "accuracy ÷ dense", "energy ÷ dense", "kind")
+_HEAD = ("run", "model", "parameters", "finished", "dense", "knee", "accuracy ÷ dense", "energy ÷ dense", "kind")
 
 
 def gather_family(run: ReportedRun) -> dict[str, Any] | None:
@@ -35,7 +35,7 @@ def gather_family(run: ReportedRun) -> dict[str, Any] | None:
         picture = Markup(svg(family_figure({one.path: one.trials for one in runs}, "accuracy")))
     except ConfigError as refusal:
         problem = str(refusal)
-    head = [Cell(name, "text" if name in ("run", "model", "knee", "kind") else "") for name in HEADINGS]
+    head = [Cell(name, "text" if name in ("run", "model", "knee", "kind") else "") for name in _HEAD]
     return {"picture": picture, "problem": problem, "table": PrintedTable(head, [_row(one) for one in runs])}
 
 
