@@ -114,9 +114,7 @@ class HealingTrainer(Trainer):
         self.weights = config.weights
         self.temperature = config.teacher.temperature
         self.validated: list[Tensor] = []
-        if "kd" in self.weights:
-            assert teacher is not None, "who distils has a teacher"
-            self.loss_is_scaled_for_ga = False  # ours are means over a batch, all of them of equally many tokens
+        assert teacher is not None or "kd" not in self.weights, "who distils has a teacher"
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -124,7 +122,10 @@ class HealingTrainer(Trainer):
         ids, log_probs = (inputs.pop(name, None) for name in TAUGHT)
         if model.training and "kd" in self.weights:
             logits = model(input_ids=inputs["input_ids"], use_cache=False).logits[:, :-1]
-            loss = self.objective(logits, inputs["input_ids"][:, 1:], ids, log_probs)
+            targets = inputs["input_ids"][:, 1:]
+            loss = self.objective(logits, targets, ids, log_probs)
+            if num_items_in_batch is not None:  # of all accumulated batches, as the stock loss is divided too
+                loss = loss * targets.numel() / num_items_in_batch
             return (loss, {"logits": logits}) if return_outputs else loss
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if ids is not None and not model.training:

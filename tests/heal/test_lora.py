@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from healing import SEQ_LEN, TRAIN, VALIDATION, config, logits, without_times
+from healing import SEQ_LEN, TRAIN, VALIDATION, config, logits, teacher, without_times
 from transformers import AutoModelForCausalLM
 
 from greenprune.errors import HealingDiverged
@@ -56,6 +56,17 @@ def test_another_seed_another_result(checkpoint, healed, tmp_path):
 def test_gradient_checkpointing_changes_no_loss(checkpoint, healed, tmp_path):
     _, history = heal_with_lora(checkpoint, TRAIN, VALIDATION, config(gradient_checkpointing=True), tmp_path)
     assert history.loss_end == pytest.approx(healed[1].loss_end, abs=1e-5)
+
+
+def test_accumulated_batches_count_as_one(checkpoint, tmp_path):
+    options = {"steps": 3, "dropout": 0.0, "loss": {"ce": 0.3, "kd": 0.7}}
+    ends = []
+    for batch_size, accumulated in ((4, 1), (1, 4)):
+        section = config(batch_size=batch_size, gradient_accumulation=accumulated, **options)
+        work, said = tmp_path / f"{batch_size}", teacher(tmp_path / f"record{batch_size}")
+        _, history = heal_with_lora(checkpoint, TRAIN, VALIDATION, section, work, teacher=said)
+        ends.append([step.loss for step in history.train] + [history.loss_end])
+    assert ends[0] == pytest.approx(ends[1], rel=1e-4)
 
 
 def test_bf16_rounds_the_forward_and_keeps_fp32_weights(checkpoint, healed, tmp_path):

@@ -66,7 +66,6 @@ def test_distilling_the_real_model_brings_it_nearer_to_the_dense_one_than_text_d
             began = time.process_time()
             function(out, model, {"train": train[:4]}, 64)
             took[function].append(time.process_time() - began)
-    print("teach", took)
     assert min(took[write_record]) < 1.2 * min(took[bare_forward])
     write_record(record, model, {"train": train, "validation": validation}, 64)
     remove_layers(model, range(12, 17))
@@ -75,7 +74,6 @@ def test_distilling_the_real_model_brings_it_nearer_to_the_dense_one_than_text_d
     for loss, section in sections.items():
         heal_stage(tmp_path / loss, checkpoint=tmp_path / "pruned", config=section, dtype="float32", teacher=record)
         history = json.loads((tmp_path / loss / "history.json").read_text())
-        print(loss, [(point["tokens"], point["loss"], point["kl"]) for point in history["validation"]])
         end[loss] = history["validation"][-1]
     assert end["kd"]["kl"] < end["ce"]["kl"]
     assert end["kd"]["kl"] < history["validation"][0]["kl"]
