@@ -1,7 +1,8 @@
 """A run seen from outside, while it runs or after: what runs where, the front so far, what is left.
 
 Everything is read from the run's folder, so it works from another terminal, and from any machine that sees the storage.
-Of an object store only what was sent there is seen: rows as trials end, not the stage that a trial is in.
+Of an object store only what was sent there is seen: rows as trials end, not the stage that a trial is in. A run
+that was killed looks as if it ran: the seconds of its stages go on.
 
     greenprune watch runs/demo --html
 """
