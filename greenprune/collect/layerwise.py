@@ -70,17 +70,29 @@ class LayerByLayer:
     def __init__(self, model: PreTrainedModel, tokens: Tensor, batch_size: int = 1) -> None:
         self.decoder = Decoder(model)
         self.device = model.device
+        self.tokens = tokens
         self.rows = torch.arange(len(tokens)).split(batch_size)
         self.lines = Seldom()
         self.states = torch.empty(0)
         # Samples are equally long and unpadded, so these depend on nothing but the number of samples in a batch.
         self.arguments: dict[int, list[dict[str, Any]]] = {}
+        for rows in self.rows:
+            self._store(rows, self._enter(rows), len(tokens))
+
+    def _enter(self, rows: Tensor) -> Tensor:
+        """What the first layer reads of some of the samples; and what else the model hands its layers is known then."""
         stubs = [_Stub() for _ in self.decoder.layers]
         with self.decoder.running(stubs):
-            for rows in self.rows:
-                self.decoder.backbone(input_ids=tokens[rows].to(self.device), use_cache=False)
-                self._store(rows, stubs[0].hidden, len(tokens))
-                self.arguments.setdefault(len(rows), [stub.arguments for stub in stubs])
+            self.decoder.backbone(input_ids=self.tokens[rows].to(self.device), use_cache=False)
+        self.arguments.setdefault(len(rows), [stub.arguments for stub in stubs])
+        return stubs[0].hidden
+
+    @torch.no_grad()
+    def arguments_for(self, count: int) -> list[dict[str, Any]]:
+        """What the model hands each layer beside its states, for so many samples."""
+        if count not in self.arguments:
+            self._enter(torch.arange(count))
+        return self.arguments[count]
 
     def __len__(self) -> int:
         return len(self.decoder)
@@ -123,7 +135,7 @@ class LayerByLayer:
                 before, samples = samples, samples + len(rows)
                 unseen.update(linears)
                 with suppress(_AllSeen):  # nobody asks for what the layer's last linear gives
-                    self._output(layer, rows)
+                    self.output(layer, rows)
         for name, found in means.items():
             if not found.mean.isfinite().all():
                 raise ModelError(
@@ -136,20 +148,44 @@ class LayerByLayer:
     def advance(self, layer: int) -> None:
         """The outputs of the layer as it is now become the states."""
         for rows in self.rows:
-            self._store(rows, self._output(layer, rows), len(self.states))
+            self.states[rows] = self.output(layer, rows).cpu()
         if self.lines.due():
             log.info("pruning: %d of %d layers", layer + 1, len(self))
 
-    def _output(self, layer: int, rows: Tensor) -> Tensor:
+    @torch.no_grad()
+    def watched(self, layer: int, linears: Mapping[str, nn.Linear], rows: Tensor) -> tuple[Tensor, dict[str, Seen]]:
+        """What the layer gives for some of the samples, and what these linears of it read and gave, by name."""
+        seen: dict[str, Seen] = {}
+
+        def watch(name: str) -> Callable[..., None]:
+            def see(_: nn.Module, args: tuple[Any, ...], given: Tensor) -> None:
+                seen[name] = Seen(args[0].flatten(0, -2), given.flatten(0, -2))
+
+            return see
+
+        with Hooks() as hooks:
+            for name, linear in linears.items():
+                hooks.after(linear, watch(name))
+            return self.output(layer, rows), seen
+
+    def output(self, layer: int, rows: Tensor) -> Tensor:
         """What the layer gives for some of the samples, [B, seq_len, hidden]."""
         inputs = self.states[rows].to(self.device, non_blocking=True)
-        return layer_output(self.decoder.layers[layer](inputs, **self.arguments[len(rows)][layer]))
+        return layer_output(self.decoder.layers[layer](inputs, **self.arguments_for(len(rows))[layer]))
 
     def _store(self, rows: Tensor, hidden: Tensor, samples: int) -> None:
         if not self.states.numel():
             shape = (samples, *hidden.shape[1:])
             self.states = torch.empty(shape, dtype=hidden.dtype, pin_memory=self.device.type == "cuda")
         self.states[rows] = hidden.cpu()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a linear read, [N, in], and gave, [N, out], for N tokens."""
+
+    read: Tensor
+    given: Tensor
 
 
 class _AllSeen(Exception):

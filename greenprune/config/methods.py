@@ -7,6 +7,7 @@ are named, not held.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, create_model
@@ -166,10 +167,13 @@ class SequencePruning(PruneConfig):
         for step in self.steps:
             step.check(shape)
             if isinstance(step, DepthPruning) and shape.layers is not None:
-                shape = Shape(shape.layers - step.block_size, shape.heads, shape.kv_heads)
+                shape = replace(shape, layers=shape.layers - step.block_size)
 
     def statistics(self) -> frozenset[str]:
         return frozenset()
+
+    def needs_dense(self) -> bool:
+        return any(step.needs_dense() for step in self.steps)
 
     def needs_tokens(self) -> bool:
         return any(step.statistics() or step.needs_tokens() for step in self.steps)

@@ -15,11 +15,15 @@ from greenprune.errors import ConfigError, nearest
 
 @dataclass(frozen=True)
 class Shape:
-    """What a configuration must fit: a model's numbers, as far as they are known (None otherwise)."""
+    """What a configuration must fit: a model's numbers, as far as they are known (None otherwise).
+
+    adds_outputs: whether what attention and MLP give is added to the residual stream with no norm on it.
+    """
 
     layers: int | None = None
     heads: int | None = None
     kv_heads: int | None = None
+    adds_outputs: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,17 @@ class PruneConfig(Section):
         needed = self.entry.statistics
         return needed(self) if callable(needed) else needed
 
+    def compensation(self) -> str | None:
+        """What makes up for what was removed, `OPTION.VALUE` (prune.COMPENSATIONS); None: nothing."""
+        return None
+
+    def needs_dense(self) -> bool:
+        """Whether the dense model stays beside the pruned one."""
+        return self.compensation() is not None
+
     def needs_tokens(self) -> bool:
-        """Whether the method itself runs the model on calibration tokens."""
-        return self.entry.tokens
+        """Whether the method itself, or its compensation, runs the model on calibration tokens."""
+        return self.entry.tokens or self.needs_dense()
 
     def output_version(self) -> int:
         return self.entry.version
@@ -113,9 +125,23 @@ class SkippingPruning(PruneConfig):
 
 
 class DepthPruning(SkippingPruning):
+    LATER: ClassVar[Mapping[str, Any]] = {"patch": "none"}
+
     block_size: Int = Field(ge=1, description="decoder layers removed")
+    patch: Literal["none", "linear", "least_squares"] = Field(
+        "none",
+        description="the MLP before a removed block stands for it too: by a linear map of its output, or refitted",
+    )
+
+    def compensation(self) -> str | None:
+        return None if self.patch == "none" else f"patch.{self.patch}"
 
     def check(self, shape: Shape) -> None:
+        if self.patch != "none" and shape.adds_outputs is False:
+            raise ConfigError(
+                f"prune.patch must be none where a norm stands on what an MLP gives to the residual stream, got "
+                f"{self.patch}; set prune.patch=none"
+            )
         if shape.layers is None:
             return
         protected = sum(self.skips(shape.layers))
@@ -138,6 +164,8 @@ class SlebPruning(DepthPruning):
 class RatioPruning(SkippingPruning):
     """Heads and MLP channels are removed; the layers stay."""
 
+    LATER: ClassVar[Mapping[str, Any]] = {"reconstruct": "none"}
+
     ratio: float | None = Field(gt=0, lt=1, description="share of the prunable layers' parameters that is removed")
     round_to: Int = Field(8, ge=1, description="MLP widths are multiples of it; tensor cores want 8, or 64")
     uniform: bool = Field(False, description="one width for all layers, which stock Transformers configs can hold")
@@ -145,6 +173,14 @@ class RatioPruning(SkippingPruning):
         "within_group",
         description="trim query heads in each KV group, their share rounded down, or remove whole groups",
     )
+    reconstruct: Literal["none", "bias", "least_squares", "windows"] = Field(
+        "none",
+        description="output projections of pruned layers refitted to the dense model's states: their biases, by ridge "
+        "regression, or then the weights of a few layers at a time trained to them",
+    )
+
+    def compensation(self) -> str | None:
+        return None if self.reconstruct == "none" else f"reconstruct.{self.reconstruct}"
 
     @model_validator(mode="after")
     def _uniform_means_all_layers(self) -> RatioPruning:
@@ -184,7 +220,7 @@ class LlmPrunerPruning(WidthPruning):
     seed: Int = Field(0, description="of importance random")
 
     def needs_tokens(self) -> bool:
-        return self.iterations > 1 and bool(self.statistics())
+        return super().needs_tokens() or (self.iterations > 1 and bool(self.statistics()))
 
 
 class FlapPruning(WidthPruning):
@@ -213,7 +249,7 @@ class WandaSpPruning(WidthPruning):
     )
 
     def needs_tokens(self) -> bool:
-        return self.sequential
+        return super().needs_tokens() or self.sequential
 
 
 Target = Literal["ffn", "heads", "hidden"]
@@ -251,6 +287,11 @@ class MinitronWidthPruning(RatioPruning):
             raise ValueError(
                 "targets with hidden change every layer, so prune.skip_first and prune.skip_last must be 0, got "
                 f"{self.skip_first} and {self.skip_last}; leave them out, or hidden"
+            )
+        if "hidden" in self.targets and self.reconstruct != "none":
+            raise ValueError(
+                f"reconstruct must be none where targets have hidden, got {self.reconstruct}: the dense model's states "
+                "have more dimensions then; leave out one of them"
             )
         return self
 

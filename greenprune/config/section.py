@@ -25,6 +25,11 @@ class Section(BaseModel):
                 del fields[name]
             elif isinstance(value, Section):
                 fields[name] = value.identity()
+            elif isinstance(value, list):
+                fields[name] = [
+                    inner.identity() if isinstance(inner, Section) else dumped
+                    for inner, dumped in zip(value, fields[name], strict=True)
+                ]
         return fields
 
     def halved(self) -> Self | None:

@@ -166,6 +166,11 @@ class Decoder:
         return self.owner.layers
 
     @property
+    def adds_outputs(self) -> bool:
+        """Whether what attention and MLP give is added to the residual stream as it is, with no norm on it."""
+        return not self.layout.output_norms and bool(getattr(self.model.config, "do_layer_norm_before", True))
+
+    @property
     def backbone(self) -> nn.Module:
         """The model without its language-model head: embeddings, layers, final norm."""
         return self.model.base_model

@@ -75,13 +75,15 @@ def load_split(folder: Path, dtype: str = "auto", trust_remote_code: bool = Fals
     return model.eval()
 
 
-def load_streamed(folder: Path, dtype: str = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
+def load_streamed(
+    folder: Path, dtype: str = "auto", trust_remote_code: bool = False, copies: int = 1
+) -> PreTrainedModel:
     """As `load_checkpoint`; a large model that no GPU holds stays in its files, to be read part by part (in_files.py).
 
-    Both give the same numbers wherever the model runs on a CPU.
+    copies: how many of its size there will be at once. Both give the same numbers wherever the model runs on a CPU.
     """
     size = weight_bytes(folder, DTYPES.get(dtype))
-    if size < IN_FILES_FROM or fits_a_gpu(size):
+    if size < IN_FILES_FROM or fits_a_gpu(copies * size):
         return load_checkpoint(folder, dtype, trust_remote_code=trust_remote_code)
     with in_dtype(folder, DTYPES.get(dtype)) as files:
         model = load_checkpoint(files, dtype, "cpu", trust_remote_code)

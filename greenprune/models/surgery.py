@@ -5,6 +5,8 @@ All but `remove_layers` leave class and configuration as they were: `fit_class_a
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Collection, Sequence
 
 import torch
@@ -15,6 +17,12 @@ from greenprune.errors import ModelError
 from greenprune.models.decoder import Decoder, Rows
 from greenprune.models.in_files import belongs_with, put_away
 from greenprune.models.modeling_pruned import set_heads
+
+
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same parameters and buffers that keeps its shape when surgery changes the other's."""
+    shared = itertools.chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
 
 
 def remove_layers(model: PreTrainedModel, indices: Collection[int]) -> None:
@@ -97,7 +105,7 @@ def add_output_bias(model: PreTrainedModel, layer: int, attention: Tensor | None
             with torch.no_grad():
                 if linear.bias is None:
                     give_zero_bias(linear)
-                linear.bias += bias.to(linear.bias)
+                linear.bias = in_place_of(linear.bias + bias.to(linear.bias), linear.bias)
 
 
 def _chosen(indices: Sequence[int], total: int, what: str) -> list[int]:
@@ -122,30 +130,31 @@ def _keep_rows(parts: Sequence[tuple[Rows, Tensor]]) -> None:
 
 
 def _keep_outputs(linear: nn.Linear, index: Tensor) -> None:
-    linear.weight = _parameter(linear.weight[index.to(linear.weight.device)], linear.weight)
+    linear.weight = in_place_of(linear.weight[index.to(linear.weight.device)], linear.weight)
     if linear.bias is not None:
-        linear.bias = _parameter(linear.bias[index.to(linear.bias.device)], linear.bias)
+        linear.bias = in_place_of(linear.bias[index.to(linear.bias.device)], linear.bias)
     linear.out_features = len(index)
 
 
 def _keep_columns(matrix: nn.Linear | nn.Embedding, index: Tensor) -> None:
-    matrix.weight = _parameter(matrix.weight[:, index.to(matrix.weight.device)], matrix.weight)
+    matrix.weight = in_place_of(matrix.weight[:, index.to(matrix.weight.device)], matrix.weight)
     if isinstance(matrix, nn.Linear):
         matrix.in_features = len(index)
 
 
 def _keep_norm(norm: nn.Module, index: Tensor) -> None:
-    norm.weight = _parameter(norm.weight[index.to(norm.weight.device)], norm.weight)
+    norm.weight = in_place_of(norm.weight[index.to(norm.weight.device)], norm.weight)
 
 
-def _parameter(values: Tensor, like: nn.Parameter) -> nn.Parameter:
+def in_place_of(values: Tensor, like: nn.Parameter) -> nn.Parameter:
+    """A parameter of these values, to stand where `like` stood; `like` stays as it was."""
     return belongs_with(nn.Parameter(values.contiguous(), requires_grad=like.requires_grad), like)
 
 
 def give_zero_bias(linear: nn.Linear) -> None:
     """A bias of zeros in place of the one that it has or lacks."""
     weight = linear.weight
-    linear.bias = _parameter(weight.new_zeros(linear.out_features), weight)
+    linear.bias = in_place_of(weight.new_zeros(linear.out_features), weight)
 
 
 def _set_size(module: nn.Module, name: str, size: int) -> None:

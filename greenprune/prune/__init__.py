@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
     from greenprune.models.decoder import Decoder
 
 log = logging.getLogger("greenprune")
+
+# By PruneConfig.compensation(): `f(model, dense, removed, config, calibration)` changes the pruned model, gives notes
+COMPENSATIONS = {
+    "reconstruct.bias": "greenprune.prune.reconstruct:reconstruct",
+    "reconstruct.least_squares": "greenprune.prune.reconstruct:reconstruct",
+    "reconstruct.windows": "greenprune.prune.windows:reconstruct_by_windows",
+    "patch.linear": "greenprune.prune.patch:patch",
+    "patch.least_squares": "greenprune.prune.patch:patch",
+}
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ def prune(
         statistics = collect(model, calibration, want, batch_size=batch_size)
     before, bytes_before = parameter_count(model), byte_count(model)
     touchable = sum(map(parameter_count, _touchable(model, config)))
-    removed = _function(config)(model, config, Calibration(calibration, statistics, batch_size))
+    removed = _removed(model, config, Calibration(calibration, statistics, batch_size))
     left, sparsity = sum(map(parameter_count, _touchable(model, config))), zero_share(decoder)
     return PruneReport(
         **asdict(removed),
@@ -125,12 +134,25 @@ def prune(
     )
 
 
+def _removed(model: PreTrainedModel, config: PruneConfig, calibration: Calibration) -> Removed:
+    """What the method takes away, made up for where that is asked for."""
+    if not (name := config.compensation()):
+        return _function(config)(model, config, calibration)
+    from greenprune.models.surgery import twin
+
+    dense = twin(model)
+    removed = _function(config)(model, config, calibration)
+    notes = function_named(COMPENSATIONS[name])(model, dense, removed, config, calibration)
+    return replace(removed, notes=[*removed.notes, *notes])
+
+
 def shape_of(model: PreTrainedModel) -> Shape:
     """What a configuration is checked against."""
     from greenprune.models.decoder import Decoder
 
-    heads = model.config.num_attention_heads
-    return Shape(len(Decoder(model)), heads, getattr(model.config, "num_key_value_heads", None) or heads)
+    decoder, heads = Decoder(model), model.config.num_attention_heads
+    kv_heads = getattr(model.config, "num_key_value_heads", None) or heads
+    return Shape(len(decoder), heads, kv_heads, decoder.adds_outputs)
 
 
 def parameter_count(module: torch.nn.Module) -> int:
@@ -185,7 +207,7 @@ def prune_stage(
     from greenprune.data import calibration_tokens
     from greenprune.models import load_streamed, load_tokenizer, save_checkpoint
 
-    model = load_streamed(checkpoint, dtype, trust_remote_code)
+    model = load_streamed(checkpoint, dtype, trust_remote_code, copies=1 + config.needs_dense())
     tokenizer = load_tokenizer(checkpoint)
     tokens, text = None, CalibrationConfig(**{**CalibrationConfig.LATER, **(calibration or {})})
     if calibration:

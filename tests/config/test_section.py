@@ -30,3 +30,13 @@ def test_a_section_in_a_section_keeps_its_own_rule():
     assert Outer().identity() == {"inner": {"size": 1}}
     changed = Outer(inner=Inner(added="each"), inner_too=Inner())
     assert changed.identity() == {"inner": {"size": 1, "added": "each"}, "inner_too": {"size": 1}}
+
+
+class Many(Section):
+    inners: list[Inner]
+
+
+def test_sections_in_a_list_keep_their_own_rule():
+    assert Many(inners=[Inner(), Inner(added="each")]).identity() == {
+        "inners": [{"size": 1}, {"size": 1, "added": "each"}]
+    }

@@ -20,7 +20,7 @@ from greenprune.config import METHODS, DepthPruning, MaskPruning
 from greenprune.errors import GreenpruneError
 from greenprune.models import Decoder, load, load_streamed
 from greenprune.models.in_files import MARK
-from greenprune.prune import parameter_count
+from greenprune.prune import parameter_count, windows
 
 README = ROOT / "README.md"
 DEPTH = {"block_size": 2, "skip_first": 1, "skip_last": 1}
@@ -32,15 +32,18 @@ ROWS: dict[str, dict] = {
     "ppl_depth": DEPTH,
     "sleb": DEPTH,
     "minitron_depth": DEPTH,
+    "bi, linear patch": {"block_size": 2, "patch": "linear"},
     "llm_pruner": WIDTH,
     "llm_pruner, global": WIDTH | {"scope": "global"},
     "llm_pruner, kv_group": WIDTH | {"ratio": 0.5, "heads": "kv_group"},
     "llm_pruner, uniform": {"ratio": 0.25, "uniform": True},
+    "llm_pruner, uniform, least_squares": {"ratio": 0.25, "uniform": True, "reconstruct": "least_squares"},
     "flap": WIDTH,
     "flap, uniform": {"ratio": 0.25, "uniform": True},
     "flap, uniform, no bias": {"ratio": 0.25, "uniform": True, "bias": False},
     "wanda_sp": WIDTH,
     "wanda_sp, uniform": {"ratio": 0.25, "uniform": True},
+    "wanda_sp, windows": WIDTH | {"reconstruct": "windows"},
     "minitron_width": WIDTH,
     "minitron_width, hidden": {"targets": {"hidden": 24, "ffn": 40}},
     "magnitude": {"ratio": 0.5},
@@ -52,6 +55,11 @@ ROWS: dict[str, dict] = {
 }
 RATIO_TOLERANCE = 0.05  # of whole heads, and of widths in multiples of eight, in a layer of 4 heads and 48 channels
 STOCK, OWN = "✓", "✓ own code"
+
+
+@pytest.fixture(autouse=True)
+def short_windows(monkeypatch):
+    monkeypatch.setattr(windows, "WINDOW_STEPS", 4)
 
 
 def config_of(row: str) -> PruneConfig:
@@ -184,4 +192,5 @@ def test_contract_in_bf16(row, name, cells, tmp_path):
 
 
 if __name__ == "__main__":
+    windows.WINDOW_STEPS = 4
     sys.stdout.write(markdown() + "\n")
