@@ -83,7 +83,8 @@ def sweep(
     experiment: ExperimentFile,
     overrides: Overrides = None,
     address: Annotated[
-        str | None, typer.Option(help="a Ray cluster: auto, host:6379, or ray://host:10001 (needs ray[client])")
+        str | None,
+        typer.Option(help="a Ray cluster: auto, host:6379, or ray://host:10001 (needs ray[client]); local: none"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="there must be a run to go on with")] = False,
     fresh: Fresh = False,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -83,7 +83,7 @@ class Live:
         known: Iterable[TrialResult],
         *,
         total: int,
-        concurrent: int,
+        concurrent: Callable[[], int],
         quiet: bool,
     ) -> None:
         assert experiment.sweep is not None, "only a sweep is watched"
@@ -100,7 +100,7 @@ class Live:
         Live._open = self
         done = sum(result.status == "ok" for result in self.results.values())
         plan = f"{done} of {self.total} trials are done, going on" if self.results else f"up to {self.total} trials"
-        self.console.print(f"sweep [bold]{self.run.name}[/bold]: {plan}, {self.concurrent} at once")
+        self.console.print(f"sweep [bold]{self.run.name}[/bold]: {plan}, up to {self.concurrent()} at once")
         if self.console.is_terminal:
             self.view.start()
         return self

@@ -1,75 +1,131 @@
-"""A trial's stages as Ray tasks, each with its own resources."""
+"""A trial's stages as Ray tasks, or as a group of workers, each with its own resources and never on the head."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, RayError, RayTaskError, WorkerCrashedError
 
 from greenprune.cluster.resources import Need
-from greenprune.errors import SweepError
+from greenprune.cluster.surroundings import learn_token
+from greenprune.cluster.workers import Group, follow_first, run_workers
+from greenprune.errors import SweepError, WrongNode
 from greenprune.logs import logging_to
 from greenprune.stages import Request, perform_all
 from greenprune.store import Artifact
 
+log = logging.getLogger("greenprune")
+
 
 @dataclass(frozen=True)
 class RayTasks:
-    """Executes stages as Ray tasks, outside the trial's own placement group; `done` is what they made."""
+    """Executes stages on the cluster, outside the trial's own placement group; `done` is what they made.
+
+    refused: the ids of nodes that nothing may run on.
+    """
 
     needed: Mapping[str, Need]
     retries: int
     log_path: str
+    refused: Callable[[], Collection[str]] = tuple
     done: list[Artifact] = field(default_factory=list)
 
     def __call__(self, requests: Sequence[Request], storage_uri: str) -> list[Artifact]:
-        artifacts = self._run(requests, storage_uri)
+        need = self.needed[requests[0].stage]
+        requests = [replace(request, exclusive=need.exclusive) for request in requests]
+        workers = getattr(requests[0].section, "num_workers", 1)
+        try:
+            if workers > 1:
+                artifacts = self._in_a_group(requests, storage_uri, need, workers)
+            else:
+                artifacts = self._as_a_task(requests, storage_uri, need)
+        except RayError as problem:
+            raise SweepError(
+                f"the {requests[0].stage} stage must be run by Ray, got {first_line(problem)}"
+            ) from problem
         self.done.extend(artifacts)
         return artifacts
 
-    def _run(self, requests: Sequence[Request], storage_uri: str) -> list[Artifact]:
-        stage = requests[0].stage
-        need = self.needed[stage]
-        if getattr(requests[0].section, "num_workers", 1) > 1:
-            # its workers ask for themselves; the task that starts them only waits
-            requests = [replace(r, options={**r.options, "use_gpu": need.gpu > 0}) for r in requests]
-            need = Need(cpu=0)
-        requests = [replace(request, exclusive=need.exclusive) for request in requests]
-        task = ray.remote(_perform_on_node).options(
-            name=stage,
-            max_retries=self.retries,
-            retry_exceptions=False,
-            scheduling_strategy="DEFAULT",
-            **need.options(),
-        )
-        try:
-            return ray.get(task.remote(list(requests), storage_uri, int(need.cpu), self.log_path))
-        except WorkerCrashedError:
-            raise SweepError(
-                f"the {stage} stage's worker process must stay alive, got {1 + self.retries} deaths (killed, or out of "
-                f"memory); see {self.log_path}, or lower its batch size"
-            ) from None
-        except RayTaskError as problem:
-            raise problem.cause if isinstance(problem.cause, Exception) else problem from None
-        except RayError as problem:
-            raise SweepError(f"the {stage} stage must be run by Ray, got {first_line(problem)}") from problem
+    def _as_a_task(self, requests: list[Request], storage_uri: str, need: Need) -> list[Artifact]:
+        stage, refused = requests[0].stage, set(self.refused())
+        always = {"name": stage, "max_retries": self.retries, "retry_exceptions": False, **need.options()}
+        while True:
+            try:
+                task = ray.remote(_perform_on_node).options(
+                    scheduling_strategy="DEFAULT", label_selector=need.selector(refused), **always
+                )
+                return ray.get(task.remote(requests, storage_uri, int(need.cpu), self.log_path))
+            except NodeDiedError as problem:  # no fault of the stage's
+                log.info("the %s stage begins again on another node: %s", stage, first_line(problem))
+            except WorkerCrashedError:
+                raise SweepError(
+                    f"the {stage} stage's worker process must stay alive, got {1 + self.retries} deaths (killed, or "
+                    f"out of memory); see {self.log_path}, or lower its batch size"
+                ) from None
+            except RayTaskError as problem:
+                cause = problem.cause if isinstance(problem.cause, Exception) else problem
+                if not isinstance(cause, WrongNode) or not need.may_run_on({*refused, cause.node}):
+                    raise cause from None
+                refused.add(cause.node)
+                log.warning("the %s stage goes to another node: %s", stage, cause)
+
+    def _in_a_group(self, requests: list[Request], storage_uri: str, need: Need, workers: int) -> list[Artifact]:
+        function = functools.partial(_perform_in_group, requests, storage_uri, int(need.cpu), self.log_path)
+        group = Group(workers, need.resources(), need.selector(self.refused()), self.retries)
+        made = run_workers(function, {}, group, f"{storage_uri}/_workers")
+        if isinstance(made, Exception):
+            raise made
+        return made
 
 
 def _perform_on_node(requests: list[Request], storage_uri: str, threads: int, log_path: str) -> list[Artifact]:
     """What the Ray task runs: the same as inline, with as many threads as it has cores, logging to the trial."""
+    _set_up(threads)
+    Path(log_path).parent.mkdir(parents=True, exist_ok=True)  # an object store's mirror on this node may lack it
+    with logging_to(logging.FileHandler(log_path), "%(asctime)s %(levelname)s %(message)s"):
+        node = ray.get_runtime_context().get_node_id()
+        log.info("%s runs on %s (%s)", requests[0].stage, socket.gethostname(), node)
+        try:
+            return perform_all(requests, storage_uri)
+        except WrongNode as problem:
+            problem.node = node
+            raise
+
+
+def _perform_in_group(
+    requests: list[Request], storage_uri: str, threads: int, log_path: str, _: dict[str, Any]
+) -> list[Artifact] | Exception | None:
+    """What each worker of a group runs: rank 0 the stage, the others their part of it. What rank 0 raises outside of
+    the common work would be raised again by another attempt: it is given back instead.
+    """
+    _set_up(threads)
+    with follow_first(storage_uri) as first:
+        if not first:
+            return None
+        try:
+            return _perform_on_node(requests, storage_uri, threads, log_path)
+        except Exception as problem:
+            if first.broken:
+                raise
+            return problem
+
+
+def _set_up(threads: int) -> None:
+    """This process as the stage wants it: the hub's token, and as many threads as it has cores."""
+    learn_token()
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(threads)
-    Path(log_path).parent.mkdir(parents=True, exist_ok=True)  # an object store's mirror on this node may lack it
-    with logging_to(logging.FileHandler(log_path), "%(asctime)s %(levelname)s %(message)s"):
-        return perform_all(requests, storage_uri)
 
 
 def first_line(problem: BaseException) -> str:
