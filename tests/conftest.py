@@ -8,21 +8,27 @@ from pathlib import Path
 
 import pytest
 from tiny import WORDS, tiny_config, write_text
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-@pytest.hookimpl(tryfirst=True)
+def together(path: str) -> str:
+    """What stays in one of the processes that share the tests: a file, for its fixtures, and all that start Ray."""
+    on_ray = ("tests/sweep/", "tests/cluster/", "tests/collect/test_zero3.py")
+    return "ray" if path.startswith(on_ray) else path
+
+
 def pytest_collection_modifyitems(items):
-    """Groups for processes that share the tests (pytest-xdist): tests on Ray, the longest, begin first and one by one;
-    the others stay together by file, for the fixtures that they share."""
-    groups = {}
-    for item in items:
-        marked = item.get_closest_marker("xdist_group")
-        groups[item] = marked.args[0] if marked else "ray" if "ray_here" in item.fixturenames else str(item.path)
-        if not marked:
-            item.add_marker(pytest.mark.xdist_group(groups[item]))
-    items.sort(key=lambda item: groups[item] != "ray")
+    items.sort(key=lambda item: together(item.nodeid) != "ray")  # the longest begin first
+
+
+def pytest_xdist_make_scheduler(config, log):
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return together(nodeid.partition("::")[0])
+
+    return Scheduler(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,10 @@ import itertools
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from greenprune.columns import DEFAULT_OBJECTIVES, Direction
 from greenprune.config.section import Int, Section
@@ -141,6 +142,17 @@ class SweepConfig(Section):
     max_concurrent: Int | None = Field(None, ge=1)
     stage_retries: Int = Field(1, ge=0, description="times a stage whose worker process died is run again")
     storage: str = "runs"
+
+    @field_validator("storage")
+    @classmethod
+    def _names_a_place(cls, uri: str) -> str:
+        try:
+            possible = bool(uri.strip()) and "\0" not in uri and bool(Path(uri).expanduser())
+        except RuntimeError:  # the home of nobody known
+            possible = False
+        if not possible:
+            raise ValueError(f"must name a folder or a bucket, such as runs or s3://bucket/runs, got {uri!r}")
+        return uri
 
     @model_validator(mode="after")
     def _search_fits_space(self) -> SweepConfig:

@@ -102,6 +102,8 @@ BAD = {
         "sweep.resources.energy={gpu: 0.5, exclusive: device}",
         ["sweep.resources.energy", "whole GPUs", "set gpu to 1"],
     ),
+    "storage of nobody": ("sweep.storage=~nobody-here/runs", ["sweep.storage", "~nobody-here", "such as runs"]),
+    "storage that no path can be": ('sweep.storage="a\\0b"', ["sweep.storage", "folder or a bucket"]),
     "bad name": ("name=../elsewhere", ["name", "../elsewhere"]),
     "override syntax": ("prune.block_size", ["key=value", "prune.block_size=4"]),
     "override: no such day": ("calibration.dataset=2001-13-45", ["calibration.dataset", "readable YAML", "quote it"]),

@@ -17,7 +17,7 @@ RECIPES = dict(re.findall(r"^### (.+?)\n(.*?)(?=^### |\Z)", TEXT, flags=re.M | r
 # Which tests show that what was added works.
 CHECKS = {
     "A column": ["tests/test_columns.py", "tests/test_full_trial.py"],
-    "A stage": ["tests/test_stages.py", "tests/project/test_house.py", "-k", "copy or row or house"],
+    "A stage": ["tests/test_stages.py", "tests/project/test_house.py", "-k", "duplicate or row or house"],
     "A healer": ["tests/heal/test_contract.py", "-k", "lora_twice or row"],
     "A sensor": ["tests/energy/test_sensors.py", "tests/test_doctor.py"],
     "An architecture": ["tests/models", "-k", "smollm3 or row"],
