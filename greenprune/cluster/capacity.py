@@ -55,7 +55,7 @@ def capacity_of(alive: Sequence[Mapping[str, Any]], growth: Growth | None) -> Ca
     heads = [node for node in alive if is_head(node)]
     workers = [node for node in alive if not is_head(node)]
     types = list(growth.types) if growth else []
-    head_rests = bool(workers or types)
+    head_rests, up = bool(workers or types), len(workers)
     kinds: list[NodeKind] = []
     for node_type in types:
         members = [node for node in workers if _is_of(node, node_type)]
@@ -65,7 +65,7 @@ def capacity_of(alive: Sequence[Mapping[str, Any]], growth: Growth | None) -> Ca
         if members or node_type.resources:
             kinds.append(replace(seen, name=node_type.name, at_most=at_most))
     kinds += [_kind(node) for node in (workers if head_rests else heads)]
-    unknown = any(not node_type.resources for node_type in types)
+    unknown = any(not node_type.resources and up < node_type.at_most for node_type in types)
     return Capacity(tuple(kinds), head_rests, unknown, growth.most_workers if growth else None)
 
 

@@ -79,7 +79,7 @@ def run_workers(function: Callable[[dict[str, Any]], Any], inputs: dict[str, Any
         try:
             return trainer.fit().return_value
         except WorkerGroupError as problem:
-            raise next(iter(problem.worker_failures.values()), problem) from problem
+            raise next(iter(problem.worker_failures.values()), problem) from None
 
 
 def group_from_here(workers: int) -> Group:

@@ -117,7 +117,7 @@ def _fit(
     search = SweepSearch(experiment, busy, known, tuple(journal.events), journal.record, nodes.width)
     live = Live(run, experiment, known, total=search.total, concurrent=nodes.width, quiet=quiet)
     tuner = _tuner(run, trainable, search)
-    kept = keep_token()
+    kept = keep_token() if nodes.elsewhere else None
     with live:
         tuner.fit()
     del kept

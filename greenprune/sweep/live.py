@@ -29,6 +29,7 @@ from greenprune.sweep.run_folder import RunFolder
 
 log = logging.getLogger("greenprune")
 SECONDS_BETWEEN_LINES = 60.0
+SECONDS_BETWEEN_TABLES = 2.0  # it is written as a whole: of many trials that is work for each
 
 
 class Status:
@@ -93,7 +94,7 @@ class Live:
         self.running: dict[str, str] = {}  # Ray's trial id -> ours
         self.results = {result.trial_id: result for result in known}
         self.begun, self.begun_with = time.time(), len(self.results)
-        self.shown = time.time()
+        self.shown, self.written, self.unwritten = time.time(), 0.0, False
         self.view = RichLive(console=self.console, refresh_per_second=2, get_renderable=self._table)
 
     def __enter__(self) -> Live:
@@ -121,6 +122,8 @@ class Live:
         self.running[trial.trial_id] = trial.config["trial_id"]
 
     def tick(self) -> None:
+        if self.unwritten and time.time() - self.written > SECONDS_BETWEEN_TABLES:
+            self._write()
         if not self.console.is_terminal and time.time() - self.shown > SECONDS_BETWEEN_LINES:
             self.shown = time.time()
             doing = ", ".join(f"{ours} {Status.read(self.folder / 'trials' / ours)}" for ours in self.running.values())
@@ -136,12 +139,12 @@ class Live:
             began = getattr(trial, "start_time", None) or time.time()
             result = TrialResult.failed(ours, trial.config["number"], trial.config["trial"], error, began)
             write_result(self.folder, result)
-        self.results[ours] = result
-        self._write()
-        self.shown = time.time()
+        self.results[ours], self.unwritten, self.shown = result, True, time.time()
+        self.tick()
         self.console.print(f"  {self._progress()}  {self._line(result)}", highlight=False)
 
     def _write(self) -> None:
+        self.written, self.unwritten = time.time(), False
         write_trials(self.folder, self.results.values())
         try:
             for name in ("trials.parquet", "trials.csv"):

@@ -50,6 +50,7 @@ class Nodes:
         self._look(FIRST_LOOK_S)
         self._check_any_is_left()
         capacity = self._wait_for_a_worker()
+        self.elsewhere = capacity.head_rests  # whether stages run on other machines than this one
         asked, groups = stages_of(experiment), groups_of(experiment)
         self.needed = needs(experiment.sweep.resources, capacity, groups)
         self.used = {name: need for name, need in self.needed.items() if name in asked}

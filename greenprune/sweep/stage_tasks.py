@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import NodeDiedError, RayError, RayTaskError, WorkerCrashedError
 
+from greenprune.cluster.node_types import HEAD_NODE
 from greenprune.cluster.resources import Need
 from greenprune.cluster.surroundings import learn_token
 from greenprune.cluster.workers import Group, follow_first, run_workers
@@ -72,19 +73,34 @@ class RayTasks:
                     f"out of memory); see {self.log_path}, or lower its batch size"
                 ) from None
             except RayTaskError as problem:
-                cause = problem.cause if isinstance(problem.cause, Exception) else problem
+                cause = _cause(problem)
                 if not isinstance(cause, WrongNode) or not need.may_run_on({*refused, cause.node}):
                     raise cause from None
                 refused.add(cause.node)
                 log.warning("the %s stage goes to another node: %s", stage, cause)
 
     def _in_a_group(self, requests: list[Request], storage_uri: str, need: Need, workers: int) -> list[Artifact]:
+        """Whoever waits for the group is a task on the head that holds nothing; the stage itself is in the group."""
         function = functools.partial(_perform_in_group, requests, storage_uri, int(need.cpu), self.log_path)
         group = Group(workers, need.resources(), need.selector(self.refused()), self.retries)
-        made = run_workers(function, {}, group, f"{storage_uri}/_workers")
+        waiting = ray.remote(run_workers).options(
+            name=f"{requests[0].stage}-group",
+            num_cpus=0,
+            resources={HEAD_NODE: 0.0001},
+            scheduling_strategy="DEFAULT",
+            max_retries=self.retries,
+        )
+        try:
+            made = ray.get(waiting.remote(function, {}, group, f"{storage_uri}/_workers"))
+        except RayTaskError as problem:
+            raise _cause(problem) from None
         if isinstance(made, Exception):
             raise made
         return made
+
+
+def _cause(problem: RayTaskError) -> Exception:
+    return problem.cause if isinstance(problem.cause, Exception) else problem
 
 
 def _perform_on_node(requests: list[Request], storage_uri: str, threads: int, log_path: str) -> list[Artifact]:

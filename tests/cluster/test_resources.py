@@ -81,6 +81,9 @@ def test_types_of_which_only_the_node_itself_tells():
     local = growth_of({"available_node_types": {"a": {"resources": {}, "max_workers": 3}}, "max_workers": 3})
     assert capacity_of([alive({"CPU": 0.0}, head=True)], local) == Capacity((), True, more_may_come=True, most_nodes=3)
     check_room({"heal": Need(cpu=999)}, Capacity((), True, more_may_come=True))  # it may come
+    all_there = capacity_of([alive({"CPU": 0.0}, head=True), *[alive({"CPU": 8.0})] * 3], local)
+    assert not all_there.more_may_come
+    assert [kind.holds("CPU") for kind in all_there.kinds] == [8.0] * 3
 
 
 def test_a_head_type_may_also_be_a_worker():
