@@ -46,6 +46,12 @@ class SweepError(GreenpruneError, RuntimeError):
     """A sweep that can't start or go on as asked."""
 
 
+class WrongNode(SweepError):
+    """A node whose libraries or texts aren't those of the process that asks. node: its id, where one is known."""
+
+    node: str = ""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """One phrase that names the closest known spelling and all choices, for an error's remedy."""
     choices = sorted(known)

@@ -20,7 +20,7 @@ from greenprune._callable import function_named
 from greenprune.config import STAGES, CalibrationConfig, ModelConfig
 from greenprune.config.dependencies import contents, minor_versions, versions, with_contents
 from greenprune.energy.exclusive import Exclusive
-from greenprune.errors import GreenpruneError, SweepError
+from greenprune.errors import GreenpruneError, WrongNode
 from greenprune.halving import fitted
 from greenprune.storage import Storage
 from greenprune.store import Artifact, StageCall, Store
@@ -99,18 +99,18 @@ class Request:
         return StageCall(self.stage, version, section, parents, self.libraries or {}, self.any_versions)
 
     def check_here(self) -> None:
-        """Raises SweepError where this node's libraries or text files aren't those of the process that asks."""
+        """Raises WrongNode where this node's libraries or text files aren't those of the process that asks."""
         here, host = replace(self, libraries=None, texts=None), socket.gethostname()
         wanted, got = self.libraries or {}, here.libraries or {}
         if others := [name for name in {**wanted, **got} if wanted.get(name) != got.get(name)]:
-            raise SweepError(
+            raise WrongNode(
                 f"a node must run {self.stage} with the head's versions of libraries, {_listed(wanted, others)}, got "
                 f"{_listed(got, others)} on {host}; install the same major and minor version there"
             )
         wanted, got = self.texts or {}, here.texts or {}
         for text in (text for text in {**wanted, **got} if wanted.get(text) != got.get(text)):
             found = "another file" if text in got and text in wanted else "none" if text in wanted else "one"
-            raise SweepError(
+            raise WrongNode(
                 f"the text {text} must be the same on every node as on the head, got {found} on {host}; put it on "
                 "storage that all nodes share"
             )
@@ -127,7 +127,7 @@ def perform(request: Request, storage_uri: str) -> Artifact:
     resource but the task's own; whoever has it waits for no other stage.
 
     An artifact that was there and was disturbed stays where it is, for the trial that made it; another is made beside
-    it, under the key of the next attempt. Raises SweepError as `check_here`.
+    it, under the key of the next attempt. Raises WrongNode as `check_here`.
     """
     request.check_here()
     check_storage(storage_uri, request.mark)
@@ -146,7 +146,7 @@ def perform(request: Request, storage_uri: str) -> Artifact:
 
 
 def check_storage(storage_uri: str, mark: str | None) -> None:
-    """Raises SweepError where this node doesn't see the storage that is marked so, before it works in vain."""
+    """Raises WrongNode where this node doesn't see the storage that is marked so, before it works in vain."""
     if mark is None:
         return
     from greenprune.energy.exclusive import storage_mark
@@ -156,9 +156,9 @@ def check_storage(storage_uri: str, mark: str | None) -> None:
     try:
         seen = storage_mark(storage_uri)
     except (GreenpruneError, OSError) as problem:
-        raise SweepError(f"sweep.storage must serve all nodes, got {where} can't use: {problem}; {remedy}") from None
+        raise WrongNode(f"sweep.storage must serve all nodes, got {where} can't use: {problem}; {remedy}") from None
     if seen != mark:
-        raise SweepError(f"sweep.storage must be a folder that all nodes share, got {where} doesn't see; {remedy}")
+        raise WrongNode(f"sweep.storage must be a folder that all nodes share, got {where} doesn't see; {remedy}")
 
 
 def _made(request: Request, store: Store, call: StageCall, compute: Callable[..., Artifact]) -> Artifact:

@@ -1,1 +1,1 @@
-"""Ray's door: join.py joins or starts it, resources.py says what its nodes hold, workers.py starts worker groups."""
+"""Ray's door: join.py joins or starts it, capacity.py says what it can be, resources.py what a stage asks of it."""

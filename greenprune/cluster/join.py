@@ -17,9 +17,13 @@ from urllib.parse import urlsplit
 
 import ray
 
+from greenprune.cluster.node_types import is_a_launched_head
+from greenprune.cluster.surroundings import runtime_env
 from greenprune.energy.exclusive import storage_mark
 from greenprune.errors import SweepError
 from greenprune.storage import Storage
+
+log = logging.getLogger("greenprune")
 
 # Below half a minute together, and on a busy node the time that a process takes to import Ray, which is given its own.
 CONNECT_S = 5.0
@@ -76,18 +80,24 @@ def _unreachable(address: str | None, problem: str) -> SweepError:
 
 
 def start_ray(address: str | None) -> None:
-    """Join the cluster at `address`, or start Ray here, with its token authentication on (its default).
+    """Join the cluster at `address` or, without one, at $RAY_ADDRESS (which `ray job submit` sets); else, or where it
+    is "local", start Ray here, with its token authentication on (its default).
 
     Raises SweepError where the cluster can't be reached, within half a minute where nothing answers.
     """
+    asked, address = address, address or os.environ.get("RAY_ADDRESS")
+    if address == "local":
+        address = None
     if address:
         check_address(address)
+    elif asked is None and is_a_launched_head():
+        log.warning("this is the head of a Ray cluster, and all runs on it alone; --address auto takes the cluster")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # a task with no GPU sees no GPU
     os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            ray.init(address=address, **common)
+            ray.init(address=address, runtime_env=runtime_env(), **common)
         else:
             ray.init(address="local", include_dashboard=False, dashboard_host="127.0.0.1", **common)
     except Exception as problem:

@@ -1,80 +1,229 @@
-"""Run a function on N workers that form one process group (Ray Train)."""
+"""Run a function on N workers that form one process group (Ray Train), and let one of them hand work to all.
+
+    run_workers(function, inputs, group, scratch)     from outside: wait for the nodes, start the group, rank 0's value
+    with follow_first(storage_uri) as group: …        in each worker: rank 0 goes on, the others do what it hands out
+    everybody(function, inputs)                       in rank 0: all do it, and its own value
+
+Whoever starts a group holds nothing while it waits. A group has one placement group, which an autoscaler sees, and is
+started again as a whole where a worker is lost.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import socket
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from greenprune.errors import GreenpruneError
 
 log = logging.getLogger("greenprune")
 WAITING_IS_SAID_EVERY_S = 30.0
+# For nodes that an autoscaler brings, for energy windows to end, for rank 0 to read its texts. A lost worker is seen
+# by Ray, not by a deadline.
+PATIENCE = timedelta(days=7)
 
 
-def run_workers(
-    function: Callable[[dict[str, Any]], Any],
-    inputs: dict[str, Any],
-    num_workers: int,
-    scratch: str,
-    use_gpu: bool | None = None,
-) -> Any:
-    """Call `function(inputs)` on every worker and return rank 0's value.
+@dataclass(frozen=True)
+class Group:
+    """workers, and what each asks of Ray; selector: of the nodes' labels; retries: after so many losses it fails."""
 
-    use_gpu: a GPU for each worker (nccl), else a core (gloo); None: GPUs where the cluster has some now. `scratch`
-    is a folder in the storage that all nodes see. Waits for workers that an autoscaler may bring. Raises
-    GreenpruneError where Ray is missing or the cluster is too small.
+    workers: int
+    resources: Mapping[str, float]
+    selector: Mapping[str, str] = field(default_factory=dict)
+    retries: int = 0
+
+    @property
+    def use_gpu(self) -> bool:
+        return bool(self.resources.get("GPU"))
+
+
+def run_workers(function: Callable[[dict[str, Any]], Any], inputs: dict[str, Any], group: Group, scratch: str) -> Any:
+    """Call `function(inputs)` on every worker and return rank 0's value. `scratch`: a folder that all nodes see.
+
+    Waits for nodes as long as it takes. Raises GreenpruneError where Ray is missing, and what a worker raised.
     """
     try:
-        import ray
-        from ray.train import RunConfig, ScalingConfig
+        from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
         from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError as problem:
         raise GreenpruneError(
             f"calibration.num_workers above 1 needs Ray, got {problem}; pip install 'ray[tune,train]' or set it to 1"
         ) from problem
-    from greenprune.cluster.join import start_ray
-
-    if not ray.is_initialized():
-        start_ray(None)
-    if use_gpu is None:
-        use_gpu = bool(ray.cluster_resources().get("GPU"))
-    wait_for_room("GPU" if use_gpu else "CPU", num_workers)
+    # After this long Train would take its placement group back and ask for another.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(PATIENCE.total_seconds())
+    per_worker = {name: amount for name, amount in group.resources.items() if amount}
     trainer = TorchTrainer(
         function,
         train_loop_config=inputs,
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=use_gpu),
-        run_config=RunConfig(name=f"workers-{uuid.uuid4().hex[:8]}", storage_path=scratch),
+        torch_config=TorchConfig(backend="nccl" if group.use_gpu else "gloo", timeout_s=int(PATIENCE.total_seconds())),
+        scaling_config=ScalingConfig(
+            num_workers=group.workers,
+            use_gpu=group.use_gpu,
+            resources_per_worker=per_worker,
+            label_selector=dict(group.selector) or None,
+        ),
+        run_config=RunConfig(
+            name=f"workers-{uuid.uuid4().hex[:8]}",
+            storage_path=scratch,
+            failure_config=FailureConfig(max_failures=group.retries),
+        ),
     )
-    return trainer.fit().return_value
+    with _saying_what_is_awaited(group.workers, per_worker):
+        try:
+            return trainer.fit().return_value
+        except WorkerGroupError as problem:
+            raise next(iter(problem.worker_failures.values()), problem) from None
 
 
-def wait_for_room(kind: str, num_workers: int) -> None:
-    """Return when the cluster has a free CPU or GPU (`kind`) for each worker.
-
-    A placement group waits for them, since that is what an autoscaler sees; Ray Train's own gives up after a
-    minute. Raises GreenpruneError at once where the cluster has too few and no autoscaler that could bring more.
+def group_from_here(workers: int) -> Group:
+    """A group for a process that no sweep drives: of a GPU each where the cluster has some, else of a core. Starts Ray
+    here where it isn't joined yet. Raises SweepError where there is no room for it, and never will be.
     """
     import ray
-    from ray.util.placement_group import placement_group, remove_placement_group
 
-    from greenprune.cluster.resources import can_grow
+    from greenprune.cluster.capacity import capacity_now
+    from greenprune.cluster.join import start_ray
+    from greenprune.cluster.node_types import growth
+    from greenprune.cluster.resources import Need, check_room
 
-    present = int(ray.cluster_resources().get(kind, 0))
-    if present < num_workers and not can_grow():
-        raise GreenpruneError(
-            f"calibration.num_workers must be at most the cluster's {present} {kind}s, got {num_workers}; lower it"
-        )
-    room = placement_group([{kind: 1}] * num_workers)
+    if not ray.is_initialized():
+        start_ray(None)
+    capacity = capacity_now(growth())
+    gpu = float(any(kind.holds("GPU") for kind in capacity.kinds))
+    need = Need(cpu=1.0, gpu=gpu, workers=workers, off_head=capacity.head_rests)
+    check_room({"collect": need}, capacity)
+    return Group(workers, need.resources(), need.selector())
+
+
+@contextmanager
+def _saying_what_is_awaited(workers: int, per_worker: Mapping[str, float]) -> Iterator[None]:
+    """Log now and then that a placement group of this shape waits for nodes."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(WAITING_IS_SAID_EVERY_S):
+            if _waits(workers, per_worker):
+                log.info("waiting for nodes with room for %d workers of %s each", workers, dict(per_worker))
+
+    thread = threading.Thread(target=look, name="greenprune-group", daemon=True)
+    thread.start()
     try:
-        while not room.wait(WAITING_IS_SAID_EVERY_S):
-            present = int(ray.cluster_resources().get(kind, 0))
-            log.info(
-                "waiting for %d workers with a free %s each; the cluster has %d now (`ray status` says what is busy, "
-                "and what the autoscaler brings)",
-                *(num_workers, kind, present),
-            )
+        yield
     finally:
-        remove_placement_group(room)
+        ended.set()
+        thread.join()
+
+
+def _waits(workers: int, per_worker: Mapping[str, float]) -> bool:
+    from ray.util import placement_group_table
+
+    shape = [dict(per_worker)] * workers
+    groups = placement_group_table().values()
+    return any(group["state"] == "PENDING" and list(group["bundles"].values()) == shape for group in groups)
+
+
+# ---------------------------------------------------------------------------------------------- in the workers
+
+
+@dataclass
+class Followed:
+    """The group that this process is rank 0 of. channel: a gloo group, which waits without busy GPUs; broken: some may
+    still wait for others in the middle of what was handed out."""
+
+    channel: Any
+    storage_uri: str
+    broken: bool = False
+
+
+_followed: Followed | None = None
+
+
+def in_a_group() -> bool:
+    """Whether this process is rank 0 of a group that does what it hands out."""
+    return _followed is not None
+
+
+@contextmanager
+def follow_first(storage_uri: str) -> Iterator[Followed | None]:
+    """In rank 0 the `with` gives the group, and inside `everybody` reaches all. In the others it gives None when rank
+    0's ends, after they have done what was handed out.
+
+    Work is done while no energy window is open on any of their nodes (`storage_uri` names the locks).
+    """
+    global _followed
+    import torch.distributed as dist
+
+    channel = dist.new_group(backend="gloo", timeout=PATIENCE)
+    if dist.get_rank():
+        while (work := _handed(channel, None)) is not None:
+            function, inputs = work
+            with _beside_no_window(channel, storage_uri):
+                function(inputs)
+        yield None
+        return
+    mine = _followed = Followed(channel, storage_uri)
+    try:
+        yield mine
+    finally:
+        _followed = None
+        if not mine.broken:  # Ray Train ends the others
+            _handed(channel, None)
+
+
+def everybody(function: Callable[[dict[str, Any]], Any], inputs: dict[str, Any]) -> Any:
+    """Call `function(inputs)` on every worker of the group; gives this one's value."""
+    group = _followed
+    assert group is not None, "rank 0 hands out work inside `with follow_first(…)`"
+    _handed(group.channel, (function, inputs))
+    try:
+        with _beside_no_window(group.channel, group.storage_uri):
+            return function(inputs)
+    except BaseException:
+        group.broken = True
+        raise
+
+
+def _handed(channel: Any, work: tuple[Callable[..., Any], dict[str, Any]] | None) -> Any:
+    import torch.distributed as dist
+
+    box = [work]
+    dist.broadcast_object_list(box, src=0, group=channel)
+    return box[0]
+
+
+@contextmanager
+def _beside_no_window(channel: Any, storage_uri: str) -> Iterator[None]:
+    """Every machine of the group is held, beside other stages: by one of its workers for all of them, and one machine
+    after the other in an order that is the same for all groups.
+
+    Otherwise a worker could wait behind a window that waits for another worker of its own group, or of another group
+    that waits in turn.
+    """
+    import torch.distributed as dist
+
+    from greenprune.energy.exclusive import gpus_here, hold_node, lock_folder
+
+    state = lock_folder(storage_uri).stat()
+    mine = (f"{socket.gethostname()}-{state.st_dev}-{state.st_ino}", gpus_here())
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine, group=channel)
+    with ExitStack() as held:
+        for machine in sorted({machine for machine, _ in found}):
+            ranks, gpus = _on(machine, found)
+            if dist.get_rank() == ranks[0]:
+                held.enter_context(hold_node(storage_uri, "none", gpus))
+            dist.barrier(group=channel)
+        yield
+
+
+def _on(machine: str, found: Sequence[tuple[str, Sequence[str]]]) -> tuple[list[int], list[str]]:
+    """The ranks of a machine's workers, and all their GPUs."""
+    ranks = [rank for rank, (where, _) in enumerate(found) if where == machine]
+    return ranks, [gpu for rank in ranks for gpu in found[rank][1]]

@@ -187,12 +187,8 @@ def collect_stage(
     want: Collection[str],
     source: ModelConfig,
     scratch: str,
-    use_gpu: bool | None = None,
 ) -> None:
-    """Statistics of the checkpoint on the calibration text. `source` finds the model on other nodes.
-
-    use_gpu: whether each of several workers has a GPU; None: where the cluster has some.
-    """
+    """Statistics of the checkpoint on the calibration text. `source` finds the model on other nodes."""
     from greenprune.data import calibration_tokens
     from greenprune.models import load_streamed, load_tokenizer
 
@@ -203,7 +199,7 @@ def collect_stage(
     if config.num_workers > 1:
         from greenprune.collect.zero3 import collect_sharded
 
-        statistics = collect_sharded(source, tokens, want, config, scratch, use_gpu)
+        statistics = collect_sharded(source, tokens, want, config, scratch)
     else:
         model: Any = load_streamed(checkpoint, source.dtype, source.trust_remote_code)
         statistics = collect(model, tokens, want, batch_size=config.batch_size)

@@ -23,19 +23,14 @@ if TYPE_CHECKING:
 
 
 def collect_sharded(
-    source: ModelConfig,
-    tokens: torch.Tensor,
-    want: Collection[str],
-    config: CalibrationConfig,
-    scratch: str,
-    use_gpu: bool | None = None,
+    source: ModelConfig, tokens: torch.Tensor, want: Collection[str], config: CalibrationConfig, scratch: str
 ) -> Statistics:
     """`collect` over `config.num_workers` ZeRO-3 workers; the same result within rounding.
 
-    scratch: a folder of the storage; use_gpu: whether each worker has a GPU, None where the cluster has some now.
-    Raises ConfigError for a statistic whose own passes aren't sharded.
+    In a group of workers these do it, else a group is started. scratch: a folder of the storage. Raises ConfigError
+    for a statistic whose own passes aren't sharded.
     """
-    from greenprune.cluster.workers import run_workers
+    from greenprune.cluster.workers import everybody, group_from_here, in_a_group, run_workers
 
     check_known(want)
     if alone := [name for name in computations(want) if not STATISTICS[name].shards]:
@@ -43,21 +38,19 @@ def collect_sharded(
             f"calibration.num_workers must be 1 for the statistics {', '.join(alone)}, which aren't sharded, got "
             f"{config.num_workers}; set calibration.num_workers=1 or choose another prune.method"
         )
-    return run_workers(
-        functools.partial(collect_beside_no_window, scratch.rpartition("/")[0]),
-        {"source": source, "tokens": tokens.numpy(), "want": sorted(want), "batch_size": config.batch_size},
-        config.num_workers,
-        scratch,
-        use_gpu,
-    )
+    inputs = {"source": source, "tokens": tokens.numpy(), "want": sorted(want), "batch_size": config.batch_size}
+    if in_a_group():
+        return everybody(collect_on_worker, inputs)
+    lead = functools.partial(collect_in_group, scratch.rpartition("/")[0])
+    return run_workers(lead, inputs, group_from_here(config.num_workers), scratch)
 
 
-def collect_beside_no_window(storage_uri: str, inputs: dict[str, Any]) -> Statistics:
-    """What a worker runs: its part, not beside an open energy window of its node."""
-    from greenprune.energy.exclusive import gpus_here, hold_node
+def collect_in_group(storage_uri: str, inputs: dict[str, Any]) -> Statistics | None:
+    """What the workers of a group run that was started for this alone."""
+    from greenprune.cluster.workers import everybody, follow_first
 
-    with hold_node(storage_uri, "none", gpus_here()):
-        return collect_on_worker(inputs)
+    with follow_first(storage_uri) as first:
+        return everybody(collect_on_worker, inputs) if first else None
 
 
 def collect_on_worker(inputs: dict[str, Any]) -> Statistics:

@@ -114,6 +114,9 @@ class StageResources(Section):
     gpu: float | None = Field(None, ge=0)
     memory_gb: float | None = Field(None, gt=0)
     custom: dict[str, float] = Field(default_factory=dict, description="custom Ray resources")
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="labels of the nodes it may run on, as Ray has them"
+    )
     exclusive: Literal["none", "device", "node"] | None = Field(
         None, description="device: whole GPUs; node: all cores and GPUs of a node"
     )

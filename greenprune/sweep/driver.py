@@ -20,8 +20,9 @@ import ray
 import yaml
 from ray import tune
 
-from greenprune.cluster import resources
 from greenprune.cluster.join import check_storage_is_shared, start_ray
+from greenprune.cluster.node_types import HEAD_NODE
+from greenprune.cluster.surroundings import keep_token
 from greenprune.config import TrialConfig
 from greenprune.energy.exclusive import node_is_taken
 from greenprune.errors import ConfigError, SweepError
@@ -31,6 +32,7 @@ from greenprune.results import TrialResult, load_trials, read_results
 from greenprune.storage import Storage
 from greenprune.sweep.environment import environment
 from greenprune.sweep.live import Live, TellLive
+from greenprune.sweep.nodes import NODES_FILE, Nodes
 from greenprune.sweep.provenance import FILE, RECORD, settled
 from greenprune.sweep.run_folder import RunFolder
 from greenprune.sweep.search import SweepSearch
@@ -81,53 +83,55 @@ def run_sweep(
         if not ray.is_initialized():
             refuse_too_large(experiment)
             start_ray(None)
+        nodes = Nodes(experiment)
         check_storage_is_shared(storage)
         if fresh and run.exists():
             log.info("the old run is now %s", run.keep_aside())
         run.write("config.yaml", yaml.safe_dump(experiment.to_dict(), sort_keys=False))
         run.write(FILE, json.dumps(environment() | {RECORD: depends_on}, indent=1))
-        interrupted = _fit(experiment, run, known, quiet, any_versions)
+        nodes.record = functools.partial(run.write, NODES_FILE)
+        nodes.record(nodes.text())
+        interrupted = _fit(experiment, run, nodes, known, quiet, any_versions)
     failed = [result for result in read_results(run.path) if result.status == "failed"]
     return Run(run.path, load_trials(run.path), failed, interrupted)
 
 
-def _fit(experiment: Experiment, run: RunFolder, known: list[TrialResult], quiet: bool, any_versions: bool) -> bool:
+def _fit(
+    experiment: Experiment, run: RunFolder, nodes: Nodes, known: list[TrialResult], quiet: bool, any_versions: bool
+) -> bool:
     """Run Tune to its end, or go on with it; True where the user interrupted it."""
-    assert experiment.sweep is not None, "checked by run_sweep"
-    present = resources.nodes()
-    needed = resources.needs(experiment.sweep.resources, present)
-    concurrent = experiment.sweep.max_concurrent or resources.concurrency(needed, present)
     trainable = tune.with_resources(
         functools.partial(
             drive_trial,
             storage_uri=run.storage.uri,
             run=run.name,
-            needed=needed,
+            needed=nodes.needed,
             experiment=experiment.model_dump_json(by_alias=True),
             any_versions=any_versions,
         ),
-        tune.PlacementGroupFactory([{"CPU": 0, resources.HEAD_NODE: 0.0001}]),
+        tune.PlacementGroupFactory([{"CPU": 0, HEAD_NODE: 0.0001}]),
     )
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its new output can't be silenced; Live takes its place
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are shown by Live, once
     journal = run.journal()
     busy = functools.partial(node_is_taken, run.storage.uri)
-    search = SweepSearch(experiment, busy, known, tuple(journal.events), journal.record)
-    live = Live(run, experiment, known, total=search.total, concurrent=concurrent, quiet=quiet)
-    tuner = _tuner(run, trainable, search, concurrent)
+    search = SweepSearch(experiment, busy, known, tuple(journal.events), journal.record, nodes.width)
+    live = Live(run, experiment, known, total=search.total, concurrent=nodes.width, quiet=quiet)
+    tuner = _tuner(run, trainable, search)
+    kept = keep_token() if nodes.elsewhere else None
     with live:
         tuner.fit()
+    del kept
     return not live.finished()
 
 
-def _tuner(run: RunFolder, trainable: Any, search: SweepSearch, concurrent: int) -> tune.Tuner:
+def _tuner(run: RunFolder, trainable: Any, search: SweepSearch) -> tune.Tuner:
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=search,
             num_samples=-1,
-            max_concurrent_trials=concurrent,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
             reuse_actors=False,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from ray import tune
@@ -27,6 +27,7 @@ from greenprune.sweep.status import FILE_NAME, Status
 
 log = logging.getLogger("greenprune")
 SECONDS_BETWEEN_LINES = 60.0
+SECONDS_BETWEEN_TABLES = 2.0  # it is written as a whole: of many trials that is work for each
 
 
 class TellLive(tune.Callback):
@@ -62,7 +63,7 @@ class Live:
         known: Iterable[TrialResult],
         *,
         total: int,
-        concurrent: int,
+        concurrent: Callable[[], int],
         quiet: bool,
     ) -> None:
         assert experiment.sweep is not None, "only a sweep is watched"
@@ -72,14 +73,14 @@ class Live:
         self.running: dict[str, str] = {}  # Ray's trial id -> ours
         self.results = {result.trial_id: result for result in known}
         self.begun, self.begun_with = time.time(), len(self.results)
-        self.shown = time.time()
+        self.shown, self.written, self.unwritten = time.time(), 0.0, False
         self.view = RichLive(console=self.console, refresh_per_second=2, get_renderable=self._table)
 
     def __enter__(self) -> Live:
         Live._open = self
         done = sum(result.status == "ok" for result in self.results.values())
         plan = f"{done} of {self.total} trials are done, going on" if self.results else f"up to {self.total} trials"
-        self.console.print(f"sweep [bold]{self.run.name}[/bold]: {plan}, {self.concurrent} at once")
+        self.console.print(f"sweep [bold]{self.run.name}[/bold]: {plan}, up to {self.concurrent()} at once")
         if self.console.is_terminal:
             self.view.start()
         return self
@@ -100,6 +101,8 @@ class Live:
         self.running[trial.trial_id] = trial.config["trial_id"]
 
     def tick(self) -> None:
+        if self.unwritten and time.time() - self.written > SECONDS_BETWEEN_TABLES:
+            self._write()
         if not self.console.is_terminal and time.time() - self.shown > SECONDS_BETWEEN_LINES:
             self.shown = time.time()
             for ours in self.running.values():
@@ -118,9 +121,8 @@ class Live:
             began = getattr(trial, "start_time", None) or time.time()
             result = TrialResult.failed(ours, trial.config["number"], trial.config["trial"], error, began)
             write_result(self.folder, result)
-        self.results[ours] = result
-        self._write()
-        self.shown = time.time()
+        self.results[ours], self.unwritten, self.shown = result, True, time.time()
+        self.tick()
         self.console.print(f"  {self._progress()}  {self._line(result)}", highlight=False)
 
     def _pull(self, file: str) -> None:
@@ -131,6 +133,7 @@ class Live:
             log.warning("%s isn't brought: %s", file, problem)
 
     def _write(self) -> None:
+        self.written, self.unwritten = time.time(), False
         write_trials(self.folder, self.results.values())
         try:
             for name in ("trials.parquet", "trials.csv"):

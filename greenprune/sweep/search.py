@@ -8,6 +8,7 @@ questions again and tells it the same answers, so that it decides as if nothing 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -56,7 +57,8 @@ def most_trials(experiment: Experiment) -> int:
 class SweepSearch(Searcher):
     """The dense model first, then distinct configurations until the grid or `num_trials` is used up.
 
-    While `busy` no trial is suggested: to start its process beside an open energy window would disturb that.
+    While `busy` no trial is suggested: to start its process beside an open energy window would disturb that. No more
+    run at once than `width` says at that moment.
     `known` are the results of a run that is gone on with and `journal` its events, `record` is told new ones.
     Finished trials are not suggested; failed and unfinished ones come first; all keep their numbers.
     """
@@ -68,10 +70,11 @@ class SweepSearch(Searcher):
         known: Sequence[TrialResult] = (),
         journal: Sequence[Event] = (),
         record: Callable[[Event], None] = lambda event: None,
+        width: Callable[[], int] = lambda: sys.maxsize,
     ) -> None:
         super().__init__()
         assert experiment.sweep is not None, "a search needs a sweep"
-        self.busy, self.record = busy, record
+        self.busy, self.record, self.width = busy, record, width
         self.experiment, self.sweep = experiment, experiment.sweep
         self.dense = with_bos(experiment.trial()).dense()
         self.front = CommonFront(self.sweep.objectives)
@@ -84,7 +87,7 @@ class SweepSearch(Searcher):
         self._go_on(known, journal)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self.busy():
+        if len(self.running) >= self.width() or self.busy():
             return None  # Tune asks again
         config = self.waiting.pop(0) if self.waiting else self._next()
         if config is None:

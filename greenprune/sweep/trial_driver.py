@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 from ray import tune
 
 from greenprune.cluster.resources import Need
+from greenprune.cluster.surroundings import learn_token
 from greenprune.comparability import reported
 from greenprune.config import TrialConfig
 from greenprune.experiment import Experiment
@@ -17,6 +19,7 @@ from greenprune.results import TrialResult, read_result, write_result
 from greenprune.stages import Request
 from greenprune.storage import Storage
 from greenprune.store import Artifact
+from greenprune.sweep.nodes import refused_nodes
 from greenprune.sweep.stage_tasks import RayTasks, first_line
 from greenprune.sweep.status import Status
 from greenprune.trial import run_trial, write_trial
@@ -35,7 +38,10 @@ def drive_trial(
     assert sweep is not None, "only a sweep drives trials"
     storage = Storage(storage_uri)
     log_path = f"{run}/trials/{config['trial_id']}"
-    result = write_row(config, storage, run, RayTasks(needed, sweep.stage_retries, log_path), any_versions)
+    learn_token()
+    refused = functools.partial(refused_nodes, storage.local / run)
+    execute = RayTasks(needed, sweep.stage_retries, log_path, refused)
+    result = write_row(config, storage, run, execute, any_versions)
     # Tune waits for ever on a NaN, so only finite objectives are reported.
     tune.report({**reported(result.metrics, sweep.objectives), "number": result.number})
 

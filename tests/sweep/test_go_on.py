@@ -186,7 +186,7 @@ def test_a_fresh_head_keeps_the_rows_of_the_bucket(tmp_path, tiny_experiment):
         write_result(former.path, TrialResult(trial_id, number, "ok", {"prune": {"method": "none"}}))
         former.storage.push(f"tiny/trials/{trial_id}")
 
-    with Live(new, experiment, new.results(), total=5, concurrent=1, quiet=True):
+    with Live(new, experiment, new.results(), total=5, concurrent=lambda: 1, quiet=True):
         pass
     reader = RunFolder(storage_with("reader"), "tiny")
     assert reader.storage.pull("tiny/trials.parquet")

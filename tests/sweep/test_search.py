@@ -8,8 +8,6 @@ import tracemalloc
 import pytest
 from ray.tune.search import Searcher
 
-from greenprune.cluster.resources import Need, concurrency, needs
-from greenprune.config import StageResources
 from greenprune.errors import ConfigError
 from greenprune.experiment import parse_experiment
 from greenprune.results import TrialResult
@@ -149,45 +147,6 @@ def test_multi_objective_search_learns():
     assert sum(late) / 10 < 0.5 * sum(early) / 10
 
 
-CPU_NODE, GPU_NODE, HEAD_NODE = {"CPU": 8.0}, {"CPU": 32.0, "GPU": 4.0, "energy_meter": 1.0}, {"memory": 1e9}
-
-
-def test_default_needs_follow_the_nodes():
-    plain = experiment().sweep.resources
-    assert needs(plain, [CPU_NODE])["heal"] == Need(cpu=8.0)
-    assert needs(plain, [HEAD_NODE, CPU_NODE, GPU_NODE])["heal"] == Need(cpu=8.0, gpu=1.0)
-
-
-def test_explicit_needs_win():
-    asked = experiment().sweep.resources.model_copy(
-        update={"energy": StageResources(cpu=2, gpu=0, custom={"energy_meter": 1}, memory_gb=1)}
-    )
-    need = needs(asked, [GPU_NODE])["energy"]
-    assert need == Need(cpu=2, gpu=0, memory_bytes=2**30, custom={"energy_meter": 1})
-    assert need.options()["resources"] == {"energy_meter": 1}
-
-
-def test_an_exclusive_stage_takes_its_whole_node():
-    alone = experiment().sweep.resources.model_copy(
-        update={"energy": StageResources(cpu=2, custom={"energy_meter": 1}, exclusive="node")}
-    )
-    assert needs(alone, [CPU_NODE, GPU_NODE])["energy"] == Need(cpu=32.0, gpu=4.0, custom={"energy_meter": 1})
-
-
-def test_a_window_has_its_device_or_its_node_to_itself():
-    resources = experiment().sweep.resources
-    assert needs(resources, [CPU_NODE])["energy"].exclusive == "node"
-    assert needs(resources, [GPU_NODE])["energy"].exclusive == "device"
-    assert {needs(resources, [GPU_NODE])[stage].exclusive for stage in ("collect", "prune", "heal", "accuracy")} == {
-        "none"
-    }
-    on_cpu = resources.model_copy(update={"energy": StageResources(gpu=0, exclusive="node")})
-    need = needs(on_cpu, [GPU_NODE])["energy"]
-    assert need == Need(cpu=32.0)  # all cores, and none of the GPUs, which it doesn't see either
-    assert need.options()["runtime_env"] == {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
-    assert "runtime_env" not in needs(resources, [CPU_NODE])["energy"].options()
-
-
 def test_no_trial_starts_beside_an_open_window():
     open_windows = iter([True, False])
     search = SweepSearch(experiment(), busy=lambda: next(open_windows))
@@ -195,12 +154,17 @@ def test_no_trial_starts_beside_an_open_window():
     assert search.suggest("a")["number"] == 0
 
 
-def test_concurrency_is_that_of_the_scarcest_stage():
-    resources = experiment().sweep.resources
-    assert concurrency(needs(resources, [CPU_NODE]), [CPU_NODE]) == 2  # one computes, one gets ready
-    assert concurrency(needs(resources, [GPU_NODE]), [GPU_NODE]) == 5
-    metered = resources.model_copy(update={"energy": StageResources(custom={"energy_meter": 1})})
-    assert concurrency(needs(metered, [GPU_NODE, GPU_NODE]), [GPU_NODE, GPU_NODE]) == 3
+def test_no_more_trials_run_than_find_room_at_that_moment():
+    room = iter([1, 1, 2, 2, 1, 1])
+    search = SweepSearch(experiment(), width=lambda: next(room))
+    assert search.suggest("a")["number"] == 0
+    assert search.suggest("b") is None
+    assert search.suggest("b")["number"] == 1  # a node came
+    search.on_trial_complete("a", {})
+    assert search.suggest("c")["number"] == 2
+    assert search.suggest("d") is None  # a node went
+    search.on_trial_complete("b", {})
+    assert search.suggest("d") is None
 
 
 def test_a_search_learns_only_what_a_front_would_take():
