@@ -104,7 +104,8 @@ class Bench:
         model, _ = load_model(self.name)
         config = LoraHealing(loss=loss, **self.fields)
         targets = target_modules(model, "all-linear")
-        adapted = get_peft_model(model, LoraConfig(r=8, target_modules=targets, task_type="CAUSAL_LM"))
+        with quiet_training():
+            adapted = get_peft_model(model, LoraConfig(r=8, target_modules=targets, task_type="CAUSAL_LM"))
         return self.trained(adapted, config)
 
     def full(self) -> float:
