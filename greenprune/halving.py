@@ -1,4 +1,4 @@
-"""A stage's work, with half the batch where memory doesn't suffice."""
+"""A stage's work, with half the batch where memory doesn't suffice. `request` is one of stages.py, built on this."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ import logging
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from greenprune._callable import function_named
 from greenprune.config import STAGES
 from greenprune.errors import MemoryExceeded, ModelError
 from greenprune.storage.files import clear
 
-if TYPE_CHECKING:
-    from greenprune.stages import Request
-
 log = logging.getLogger("greenprune")
 
 
-def fitted(request: Request, inputs: Mapping[str, Path | None], out: Path) -> dict[str, Any]:
+def fitted(request: Any, inputs: Mapping[str, Path | None], out: Path) -> dict[str, Any]:
     """Do a stage's work, with half the batch where memory doesn't suffice; gives what it took of memory.
 
     Raises MemoryExceeded where that doesn't suffice either.
@@ -56,14 +53,14 @@ def fitted(request: Request, inputs: Mapping[str, Path | None], out: Path) -> di
     )
 
 
-def _work(request: Request, inputs: Mapping[str, Path | None], out: Path) -> dict[str, Any]:
+def _work(request: Any, inputs: Mapping[str, Path | None], out: Path) -> dict[str, Any]:
     """Call the stage's function; gives what it says about its artifact, for the manifest."""
     stage, (section, facts) = STAGES[request.stage], request.parts()
     options = {**request.options, "exclusive": request.exclusive} if stage.machine_bound else request.options
     return function_named(stage.function)(out, config=section, **inputs, **facts, **options) or {}
 
 
-def _expected(request: Request, checkpoint: Path | None) -> int | None:
+def _expected(request: Any, checkpoint: Path | None) -> int | None:
     """What the stage is predicted to take of memory here; None for a model that isn't in the table."""
     from greenprune.memory import devices_here, predicted
     from greenprune.models.sizes import sizes_of
@@ -73,7 +70,7 @@ def _expected(request: Request, checkpoint: Path | None) -> int | None:
     assert checkpoint is not None, "every stage has a model"
     try:
         sizes = sizes_of(checkpoint, dtype, source.trust_remote_code if source else False)
-    except ModelError:
+    except (ModelError, OSError, ValueError):  # Transformers raises these for what it doesn't know
         return None
     return predicted(request.stage, sizes, request.section, request.facts, devices_here()).total
 

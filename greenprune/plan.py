@@ -66,7 +66,7 @@ def plan_stages(experiment: Experiment | TrialConfig, devices: Devices | None = 
     resources = experiment.sweep.resources if isinstance(experiment, Experiment) and experiment.sweep else None
     for point, trial in _trials(experiment):
         sizes = _sizes(trial.model)
-        for stage, section, facts in stages_of(trial):
+        for stage, section, facts in stages_with_facts(trial):
             asked = getattr(resources, stage, None)
             gpus = devices.gpus if asked is None or asked.gpu is None else int(asked.gpu)
             of_stage = replace(devices, gpus=gpus)
@@ -92,14 +92,14 @@ def refuse_too_large(experiment: Experiment | TrialConfig) -> None:
             raise MemoryExceeded(f"on {socket.gethostname()}, {row.refusal()}")
 
 
-def stages_of(trial: TrialConfig) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+def stages_with_facts(trial: TrialConfig) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Name, section and facts of each stage that a trial has, as its requests have them."""
     want = sorted(trial.prune.statistics())
     facts: dict[str, dict[str, Any]] = {"collect": {"want": want}}
     if trial.prune.needs_tokens():
         facts["prune"] = {"calibration": trial.calibration.identity()}
     for name, stage in STAGES.items():
-        section = attrgetter(stage.key)(trial)
+        section = trial.heal.teaching() if name == "teach" else attrgetter(stage.key)(trial)
         if section is None or getattr(section, "method", None) == "none" or (name == "collect" and not want):
             continue
         yield name, section, facts.get(name, {})

@@ -12,7 +12,7 @@ from ray.exceptions import WorkerCrashedError
 from transformers import LlamaConfig
 from typer.testing import CliRunner
 
-from greenprune import memory, plan, stages
+from greenprune import halving, memory, plan
 from greenprune.cli import app
 from greenprune.config import STAGES, BenchmarkConfig, CalibrationConfig, EnergyConfig, LoraHealing, PruneConfig
 from greenprune.errors import MemoryExceeded, ModelError, SweepError
@@ -83,6 +83,7 @@ def test_what_more_work_needs_is_more(sizes_of_70b):
 
 
 def test_every_stage_records_both(tiny_experiment, tmp_path):
+    tiny_experiment["heal"]["loss"] = "kd"
     result = run_trial(parse_experiment(tiny_experiment).trial(), tmp_path / "runs")
     for stage in STAGES:
         assert result.metrics[f"{stage}_peak_memory_bytes"] > 100 << 20
@@ -93,8 +94,8 @@ class Scarce:
     """A stage's function that runs out of memory with more than so many samples in a batch."""
 
     def __init__(self, monkeypatch, most: int) -> None:
-        self.real, self.most, self.seen = stages.function_named, most, []
-        monkeypatch.setattr(stages, "function_named", self.named)
+        self.real, self.most, self.seen = halving.function_named, most, []
+        monkeypatch.setattr(halving, "function_named", self.named)
 
     def named(self, path: str):
         function = self.real(path)
@@ -195,7 +196,7 @@ class Killed(RayTasks):
 
     most = 2
 
-    def _run_task(self, requests, storage_uri):
+    def _run_once(self, requests, storage_uri):
         self.done.append([request.parts()[0].batch_size for request in requests])
         if any(request.parts()[0].batch_size > self.most for request in requests):
             raise WorkerCrashedError

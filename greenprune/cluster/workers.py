@@ -27,7 +27,7 @@ log = logging.getLogger("greenprune")
 WAITING_IS_SAID_EVERY_S = 30.0
 # For nodes that an autoscaler brings, for energy windows to end, for rank 0 to read its texts. A lost worker is seen
 # by Ray, not by a deadline.
-PATIENCE = timedelta(days=7)
+GROUP_PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,14 @@ def run_workers(function: Callable[[dict[str, Any]], Any], inputs: dict[str, Any
             f"calibration.num_workers above 1 needs Ray, got {problem}; pip install 'ray[tune,train]' or set it to 1"
         ) from problem
     # After this long Train would take its placement group back and ask for another.
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(PATIENCE.total_seconds())
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(GROUP_PATIENCE.total_seconds())
     per_worker = {name: amount for name, amount in group.resources.items() if amount}
     trainer = TorchTrainer(
         function,
         train_loop_config=inputs,
-        torch_config=TorchConfig(backend="nccl" if group.use_gpu else "gloo", timeout_s=int(PATIENCE.total_seconds())),
+        torch_config=TorchConfig(
+            backend="nccl" if group.use_gpu else "gloo", timeout_s=int(GROUP_PATIENCE.total_seconds())
+        ),
         scaling_config=ScalingConfig(
             num_workers=group.workers,
             use_gpu=group.use_gpu,
@@ -160,7 +162,7 @@ def follow_first(storage_uri: str) -> Iterator[Followed | None]:
     global _followed
     import torch.distributed as dist
 
-    channel = dist.new_group(backend="gloo", timeout=PATIENCE)
+    channel = dist.new_group(backend="gloo", timeout=GROUP_PATIENCE)
     if dist.get_rank():
         while (work := _handed(channel, None)) is not None:
             function, inputs = work

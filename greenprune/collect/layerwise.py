@@ -153,13 +153,13 @@ class LayerByLayer:
             log.info("pruning: %d of %d layers", layer + 1, len(self))
 
     @torch.no_grad()
-    def watched(self, layer: int, linears: Mapping[str, nn.Linear], rows: Tensor) -> tuple[Tensor, dict[str, Seen]]:
+    def watched(self, layer: int, linears: Mapping[str, nn.Linear], rows: Tensor) -> tuple[Tensor, dict[str, Watched]]:
         """What the layer gives for some of the samples, and what these linears of it read and gave, by name."""
-        seen: dict[str, Seen] = {}
+        seen: dict[str, Watched] = {}
 
         def watch(name: str) -> Callable[..., None]:
             def see(_: nn.Module, args: tuple[Any, ...], given: Tensor) -> None:
-                seen[name] = Seen(args[0].flatten(0, -2), given.flatten(0, -2))
+                seen[name] = Watched(args[0].flatten(0, -2), given.flatten(0, -2))
 
             return see
 
@@ -181,7 +181,7 @@ class LayerByLayer:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Watched:
     """What a linear read, [N, in], and gave, [N, out], for N tokens."""
 
     read: Tensor
