@@ -11,13 +11,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from greenprune.locks import must_wait
 
 from greenprune.cluster import workers
 from greenprune.energy.exclusive import hold_node, lock_folder
 from greenprune.errors import GreenpruneError
+from greenprune.storage.locks import must_wait
 
 WORKER = """
+import atexit
 import sys
 from pathlib import Path
 import torch.distributed as dist
@@ -30,6 +31,7 @@ def note(inputs):
 
 port, rank, storage, out = sys.argv[1:]
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=int(rank), world_size=2)
+atexit.register(dist.destroy_process_group)  # as Ray Train does; gloo's threads end a process that leaves them running
 print("ready", flush=True)
 with follow_first(storage) as first:
     if first:
