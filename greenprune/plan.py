@@ -20,7 +20,7 @@ from greenprune.config import STAGES, ModelConfig, TrialConfig, points
 from greenprune.config.overrides import flat
 from greenprune.errors import MemoryExceeded, ModelError
 from greenprune.experiment import MAX_CHECKED_POINTS, Experiment
-from greenprune.memory import Devices, Memory, devices_here, predicted
+from greenprune.memory.prediction import Devices, Memory, devices_here, predicted
 from greenprune.models.sizes import ModelSizes, sizes_of
 
 

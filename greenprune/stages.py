@@ -21,7 +21,7 @@ from greenprune.config import STAGES, CalibrationConfig, ModelConfig
 from greenprune.config.dependencies import contents, minor_versions, versions, with_contents
 from greenprune.energy.exclusive import Exclusive
 from greenprune.errors import GreenpruneError, WrongNode
-from greenprune.halving import fitted
+from greenprune.memory.halving import fitted
 from greenprune.storage import Storage
 from greenprune.store import Artifact, StageCall, Store
 

@@ -18,8 +18,8 @@ import time
 import torch
 
 from greenprune import collect, load_model
-from greenprune.benchmark.memory import PeakMemory
 from greenprune.data import calibration_tokens
+from greenprune.memory.peak import PeakMemory
 from greenprune.models import Decoder
 
 LIMIT = 1.15

@@ -23,9 +23,9 @@ import psutil
 import torch
 
 from greenprune import PruneConfig, load_model, prune
-from greenprune.benchmark.memory import PeakMemory
 from greenprune.config import METHODS
 from greenprune.data import calibration_tokens
+from greenprune.memory.peak import PeakMemory
 from greenprune.models import Decoder
 
 # label -> fields of `prune`; those whose method isn't in METHODS are left out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -25,10 +26,12 @@ SAID = ("accuracy", "parameters", "checkpoint_bytes", "ratio_reached")
 def root(tmp_path, monkeypatch):
     """Everything that a sweep writes, its cache and its lock folders too."""
     use_stub_stages(monkeypatch)
+    gc.freeze()  # each stage collects garbage: not the libraries' half a million objects each time
     monkeypatch.setattr(leases, "DEAD_AFTER_S", 0.1)  # of a mark that the power cut tore nobody knows whose it is
     monkeypatch.setattr(leases, "LOOKS_S", (0.01, 0.05))
     monkeypatch.setenv("GREENPRUNE_CACHE", str(tmp_path / "root" / "cache"))
-    return tmp_path / "root"
+    yield tmp_path / "root"
+    gc.unfreeze()
 
 
 def facts(results: list[TrialResult]) -> list[tuple]:

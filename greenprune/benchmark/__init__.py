@@ -6,7 +6,7 @@ stages.py holds the two stages, each from a checkpoint to one JSON file.
     accuracy.py      tasks.py has the tasks, fewshot.py their examples, answers.py what was answered, floors.py what is
                      had without knowledge; shared_prefix.py scores fast (prefix_tree.py), quiet.py hushes lm-eval
     texts.py         perplexity.py on the texts of a configuration; positions.py says how long an input may be
-    workload.py      windows.py measures one window of it, figures.py sums them up, memory.py is the peak
+    workload.py      windows.py measures one window of it, figures.py sums them up
 """
 
 from greenprune.benchmark.stages import accuracy_stage, energy_stage, was_disturbed

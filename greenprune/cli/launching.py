@@ -30,7 +30,7 @@ def plan(
 ) -> None:
     """Predict from shapes what each stage needs of memory; the exit code is 1 where one doesn't fit."""
     from greenprune.experiment import load_experiment
-    from greenprune.memory import Devices, devices_here
+    from greenprune.memory.prediction import Devices, devices_here
     from greenprune.plan import plan_stages
 
     here = devices_here()

@@ -34,7 +34,7 @@ class Method:
     method's. fields: the parameters it takes. statistics: names of collect.STATISTICS, gathered once over the
     dense model and shared by all methods, ratios and options that ask for the same set. tokens: the function
     runs the model itself, on the calibration tokens; layerwise: a layer at a time for all of them; hessian: with a
-    matrix [inputs, inputs] for each input (both for greenprune/memory.py).
+    matrix [inputs, inputs] for each input (both for greenprune/memory/prediction.py).
     """
 
     fields: type[PruneConfig]

@@ -35,7 +35,7 @@ class Stage:
     has that to itself. disturbed: `f(folder)`, whether an artifact of it was spoiled by other work on its machine, so
     that whoever asks next makes another. resumes: it goes on from what a former attempt left in its folder. libraries:
     those that decide its numbers; with another major or minor version of one the artifact is another.
-    memory: `f(sizes, section, facts, devices)`, what it needs of memory (greenprune/memory.py); None: the weights.
+    memory: `f(sizes, section, facts, devices)`, what it needs (greenprune/memory/prediction.py); None: the weights.
     streams: what no GPU holds it does layer by layer on a CPU.
     """
 
@@ -69,7 +69,7 @@ STAGES: dict[str, Stage] = {
         "statistics",
         section=CalibrationConfig,
         default=CalibrationConfig(),
-        memory="greenprune.memory:of_collect",
+        memory="greenprune.memory.prediction:of_collect",
         streams=True,
     ),
     "prune": Stage(
@@ -79,7 +79,7 @@ STAGES: dict[str, Stage] = {
         "model",
         needs=("checkpoint", "statistics"),
         variants=PRUNE_VARIANTS,
-        memory="greenprune.memory:of_prune",
+        memory="greenprune.memory.prediction:of_prune",
         streams=True,
     ),
     "teach": Stage(
@@ -99,7 +99,7 @@ STAGES: dict[str, Stage] = {
         variants=HEAL_VARIANTS,
         resumes=True,
         libraries=("torch", "transformers", "peft", "bitsandbytes"),
-        memory="greenprune.memory:of_heal",
+        memory="greenprune.memory.prediction:of_heal",
     ),
     "accuracy": Stage(
         "greenprune.benchmark:accuracy_stage",
@@ -109,7 +109,7 @@ STAGES: dict[str, Stage] = {
         section=BenchmarkConfig,
         default=BenchmarkConfig(),
         libraries=("torch", "transformers", "lm_eval"),
-        memory="greenprune.memory:of_accuracy",
+        memory="greenprune.memory.prediction:of_accuracy",
     ),
     "energy": Stage(
         "greenprune.benchmark:energy_stage",
@@ -118,6 +118,6 @@ STAGES: dict[str, Stage] = {
         "benchmark",
         machine_bound=True,
         disturbed="greenprune.benchmark:was_disturbed",
-        memory="greenprune.memory:of_energy",
+        memory="greenprune.memory.prediction:of_energy",
     ),
 }

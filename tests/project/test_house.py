@@ -61,7 +61,7 @@ def test_imports_point_down(path):
 
 
 def test_the_house_is_low():
-    assert max(floors().values()) < 12
+    assert max(floors().values()) < 11
 
 
 def test_files_of_a_room_import_each_other_in_no_circle():

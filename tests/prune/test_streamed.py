@@ -10,8 +10,8 @@ from architectures import ARCHITECTURES, TOKENS, random_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from greenprune import PruneConfig, prune
-from greenprune.benchmark.memory import PeakMemory
 from greenprune.collect import STATISTICS, collect
+from greenprune.memory.peak import PeakMemory
 from greenprune.models import load, load_checkpoint, load_streamed, parts, save_checkpoint
 
 FAST = ("llama", "gemma3_text", "opt")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from greenprune.benchmark.memory import PeakMemory
 from greenprune.benchmark.perplexity import perplexity
 from greenprune.benchmark.positions import check_length, learned_positions
 from greenprune.config import BenchmarkConfig, EnergyConfig
+from greenprune.memory.peak import PeakMemory
 from greenprune.models import load_split
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 A prediction adds up what is large: weights that are resident (of a model that stays in its files: a layer and what
 isn't in layers), a forward's activations, statistics, and what gradients need. Each stage's entry in STAGES names its
-function here; one without counts the weights alone. tests/test_memory.py holds predictions against measured peaks.
+function here; one without counts the weights alone. A trial's row has the prediction beside the measured peak.
 """
 
 from __future__ import annotations

@@ -12,12 +12,13 @@ from ray.exceptions import WorkerCrashedError
 from transformers import LlamaConfig
 from typer.testing import CliRunner
 
-from greenprune import halving, memory, plan
+from greenprune import plan
 from greenprune.cli import app
 from greenprune.config import STAGES, BenchmarkConfig, CalibrationConfig, EnergyConfig, LoraHealing, PruneConfig
 from greenprune.errors import MemoryExceeded, ModelError, SweepError
 from greenprune.experiment import parse_experiment
-from greenprune.memory import Devices, devices_here, predicted
+from greenprune.memory import halving, prediction
+from greenprune.memory.prediction import Devices, devices_here, predicted
 from greenprune.models.sizes import measured_sizes, sizes_of
 from greenprune.plan import plan_stages, refuse_too_large
 from greenprune.stages import Request
@@ -87,7 +88,7 @@ def test_every_stage_records_both(tiny_experiment, tmp_path):
     result = run_trial(parse_experiment(tiny_experiment).trial(), tmp_path / "runs")
     for stage in STAGES:
         assert result.metrics[f"{stage}_peak_memory_bytes"] > 100 << 20
-        assert result.metrics[f"{stage}_predicted_memory_bytes"] > memory.PROCESS_BYTES
+        assert result.metrics[f"{stage}_predicted_memory_bytes"] > prediction.PROCESS_BYTES
 
 
 class Scarce:
@@ -160,7 +161,7 @@ def test_what_would_not_fit_where_is_said(tiny_experiment, monkeypatch):
     rows = plan_stages(experiment)
     assert [row.stage for row in rows] == ["collect", "prune", "accuracy", "energy"]  # no point heals
     assert all(row.fits and row.there_is == devices_here().bytes for row in rows)
-    small = Devices(cpu_bytes=memory.PROCESS_BYTES)
+    small = Devices(cpu_bytes=prediction.PROCESS_BYTES)
     row = plan_stages(experiment, small)[0]
     assert not row.fits
     assert row.refusal().startswith("collect must fit into 0.7 GiB (CPU), got a prediction of 0.7 GiB (weights")

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from greenprune.benchmark.memory import PeakMemory
+from greenprune.memory.peak import PeakMemory
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is Linux's")

@@ -24,8 +24,8 @@ def fitted(request: Any, inputs: Mapping[str, Path | None], out: Path) -> dict[s
     """
     import torch
 
-    from greenprune.benchmark.memory import PeakMemory, is_out_of_memory
-    from greenprune.memory import devices_here
+    from greenprune.memory.peak import PeakMemory, is_out_of_memory
+    from greenprune.memory.prediction import devices_here
     from greenprune.models.load import default_device
 
     expected = _expected(request, inputs["checkpoint"])
@@ -62,7 +62,7 @@ def _work(request: Any, inputs: Mapping[str, Path | None], out: Path) -> dict[st
 
 def _expected(request: Any, checkpoint: Path | None) -> int | None:
     """What the stage is predicted to take of memory here; None for a model that isn't in the table."""
-    from greenprune.memory import devices_here, predicted
+    from greenprune.memory.prediction import devices_here, predicted
     from greenprune.models.sizes import sizes_of
 
     source = request.options.get("source")
