@@ -134,7 +134,7 @@ def _tuner(run: RunFolder, trainable: Any, search: SweepSearch) -> tune.Tuner:
             num_samples=-1,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
-            reuse_actors=False,
+            reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name="tune",
