@@ -145,7 +145,7 @@ def _variant(name: str, entry: Method) -> type[PruneConfig]:
     """The section of `prune` that is chosen by `method: name`; a global of this module, so that it pickles."""
     literal = Literal[name]  # type: ignore[valid-type]
     title = f"{entry.fields.__name__}[{name}]"
-    variant = create_model(title, __base__=entry.fields, __module__=__name__, method=(literal, name))
+    variant: type[PruneConfig] = create_model(title, __base__=entry.fields, __module__=__name__, method=(literal, name))
     variant.entry = entry
     return globals().setdefault(title, variant)
 
