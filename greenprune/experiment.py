@@ -87,6 +87,7 @@ def parse_experiment(
         if experiment.sweep:
             _check_space(experiment)
             _check_objectives(experiment)
+            _check_storage(experiment)
         _check_shape(experiment)
     except ConfigError as problem:
         raise ConfigError(f"{source}: {problem}") from None
@@ -168,6 +169,18 @@ def _check_objectives(experiment: Experiment) -> None:
         good = measured[name].better
         if direction != good:
             raise ConfigError(f"sweep.objectives.{name} must be {good}, got {direction}: a better model has it so")
+
+
+def _check_storage(experiment: Experiment) -> None:
+    """Workers that heal together keep their parts of a training checkpoint in one folder."""
+    assert experiment.sweep is not None, "only a sweep has a storage"
+    varied = experiment.sweep.space.get("heal.num_workers")
+    workers = max([getattr(experiment.heal, "num_workers", 1), *(varied.ends() if varied else ())])
+    if workers > 1 and "://" in experiment.sweep.storage:
+        raise ConfigError(
+            f"sweep.storage must be a folder that all nodes share where heal.num_workers is above 1, got "
+            f"{experiment.sweep.storage}; use such a folder, or one worker"
+        )
 
 
 def _check_shape(trial: TrialConfig) -> None:

@@ -100,9 +100,8 @@ def _collect(stages: Stages, config: TrialConfig, dense: Source) -> Artifact | N
     want = config.prune.statistics()
     if not want:
         return None
-    scratch = f"{stages.store.storage.uri}/_workers"
     facts = {"want": sorted(want)}
-    options = {"source": config.model, "scratch": scratch}
+    options = {"source": config.model, **_scratch(stages)}
     return stages.run(Request("collect", config.calibration, {"checkpoint": dense}, facts, options))
 
 
@@ -131,7 +130,8 @@ def _heal(
         if stage.role == "model" and name != "prune" and (section := getattr(config, stage.key)).method != "none":
             parents = {"checkpoint": model, "teacher": teacher}
             inputs = {parent: parents[parent] for parent in stage.needs}
-            model = stages.run(Request(name, section, inputs, options=_loading(config)))
+            options = _loading(config) | (_scratch(stages) if getattr(section, "num_workers", 1) > 1 else {})
+            model = stages.run(Request(name, section, inputs, options=options))
     return model
 
 
@@ -153,6 +153,11 @@ def _energy(
         return energy, energy
     dense_energy, energy = stages.run_bound([of_dense, make({"checkpoint": model})])
     return energy, dense_energy
+
+
+def _scratch(stages: Stages) -> dict[str, str]:
+    """Where workers of a group write for each other."""
+    return {"scratch": f"{stages.store.storage.uri}/_workers"}
 
 
 def _loading(config: TrialConfig) -> dict[str, Any]:

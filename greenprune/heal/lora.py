@@ -19,7 +19,7 @@ from greenprune.heal.quantised import load_nf4
 from greenprune.heal.quiet import quiet_training
 from greenprune.heal.targets import target_modules
 from greenprune.heal.teacher import Teacher
-from greenprune.heal.training import free_memory, full_precision, peak_memory, reset_peak
+from greenprune.heal.training import free_memory, full_precision, leads, peak_memory, reset_peak
 from greenprune.heal.training import train as train_on
 from greenprune.models.load import DTYPES
 from greenprune.models.loss import mean_loss
@@ -36,14 +36,15 @@ def heal_with_lora(
     trust_remote_code: bool = False,
     callbacks: tuple[TrainerCallback, ...] = (),
     teacher: Teacher | None = None,
-) -> tuple[PreTrainedModel, History]:
+) -> tuple[PreTrainedModel, History] | None:
     """Train adapters on `train` [n, seq_len] and merge them into the model in `checkpoint`.
 
     Blocks are repeated in fresh orders where there are fewer than the steps need. `work` takes the training
     checkpoints, and training goes on from the last whole one there. A bf16 base trains in bf16, an fp16 one
     in fp32 (fp16 gradients underflow without loss scaling); the adapter itself is always fp32.
 
-    Returns the merged model (a masked one with its zeros), in evaluation mode and in `dtype`, and the history.
+    Returns the merged model (a masked one with its zeros), in evaluation mode and in `dtype`, and the history; None in
+    a worker that isn't the first of its group.
 
     Raises HealingDiverged where a loss is not finite or exceeds config.divergence_factor times the first
     validation loss, and ConfigError for a target module that isn't there.
@@ -59,6 +60,8 @@ def heal_with_lora(
     trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     trained = train_on(adapted, train, validation, config, work, callbacks, teacher)
     peak = peak_memory()
+    if not leads():
+        return None
     if config.quantize == "nf4":
         adapter = get_peft_model_state_dict(adapted)
         del base, adapted

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
@@ -31,6 +32,7 @@ from greenprune.errors import HealingDiverged
 from greenprune.heal.distillation import divergence
 from greenprune.heal.progress import DivergenceStop, TrainingProgress
 from greenprune.heal.resume import last_whole_checkpoint
+from greenprune.heal.sharded import deepspeed_settings
 from greenprune.heal.teacher import Teacher, TeacherRows
 from greenprune.models.load import load_checkpoint
 from greenprune.models.loss import cross_entropy
@@ -53,7 +55,7 @@ def train(
     blocks [n, seq_len] are repeated in fresh orders where there are fewer than the steps need. Validation is at the
     start, every config.eval_every steps, and at the end. Raises HealingDiverged.
     """
-    resume_from = last_whole_checkpoint(work)
+    resume_from = _agreed(work, config.num_workers)
     trainer = HealingTrainer(
         config,
         teacher,
@@ -77,6 +79,19 @@ def train(
     finally:
         trainer.accelerator.free_memory()
     return trainer.state
+
+
+def leads() -> bool:
+    """Whether this process is the first of a group's workers, or works alone: it has the healed model in the end."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def _agreed(work: Path, workers: int) -> Path | None:
+    """The checkpoint that training goes on from; the first worker looks, for all of them."""
+    found = [last_whole_checkpoint(work, workers) if leads() else None]
+    if workers > 1:
+        dist.broadcast_object_list(found, src=0)
+    return found[0]
 
 
 def full_precision(checkpoint: Path, dtype: str, trust_remote_code: bool) -> PreTrainedModel:
@@ -124,13 +139,13 @@ class HealingTrainer(Trainer):
             logits = model(input_ids=inputs["input_ids"], use_cache=False).logits[:, :-1]
             targets = inputs["input_ids"][:, 1:]
             loss = self.objective(logits, targets, ids, log_probs)
-            if num_items_in_batch is not None:  # of all accumulated batches, as the stock loss is divided too
-                loss = loss * targets.numel() / num_items_in_batch
+            if num_items_in_batch is not None:  # of all accumulated batches of all workers, whose mean is taken then
+                loss = loss * targets.numel() / num_items_in_batch * self.accelerator.num_processes
             return (loss, {"logits": logits}) if return_outputs else loss
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if ids is not None and not model.training:
             apart = divergence(outputs.logits[:, :-1], ids, log_probs, self.temperature)
-            self.validated.append(apart.flatten().cpu())
+            self.validated.append(self.accelerator.gather_for_metrics(apart).flatten().cpu())
         return (loss, outputs) if return_outputs else loss
 
     def objective(self, logits: Tensor, targets: Tensor, ids: Tensor, log_probs: Tensor) -> Tensor:
@@ -165,11 +180,12 @@ def _arguments(config: TextHealing, work: Path, resuming: bool) -> TrainingArgum
         max_steps=config.num_steps,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
+        gradient_accumulation_steps=config.gradient_accumulation // config.num_workers,
+        deepspeed=deepspeed_settings(config) if config.num_workers > 1 else None,
         activation_checkpointing=config.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         bf16=config.bf16,
-        use_cpu=config.bf16 and not torch.cuda.is_available(),  # else it wants a GPU
+        use_cpu=(config.bf16 or config.num_workers > 1) and not torch.cuda.is_available(),  # else it wants a GPU
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.scheduler,
         warmup_steps=config.warmup_steps,

@@ -26,6 +26,7 @@ from greenprune.config import (
     MaskPruning,
     PruneConfig,
     SequencePruning,
+    TextHealing,
     split_text,
     tokens_a_sequence,
 )
@@ -196,16 +197,22 @@ def _of_step(sizes: ModelSizes, config: PruneConfig, text: CalibrationConfig, de
 
 
 def of_heal(sizes: ModelSizes, config: HealConfig, facts: Mapping[str, Any], devices: Devices) -> Memory:
-    """LoRA's; a healer of other fields counts the weights alone."""
-    if not isinstance(config, LoraHealing):
+    """In each of `config.num_workers` processes; a healer of other fields counts the weights alone."""
+    if not isinstance(config, TextHealing):
         return Memory(sizes.weight_bytes)
-    widths = 4 * (sizes.hidden + sizes.attention) + 3 * (sizes.hidden + sizes.channels)
-    adapters = config.rank * widths * sizes.layers
     batch = config.batch_size * config.seq_len
     kept = sizes.layers * batch * sizes.hidden * sizes.itemsize + 3 * layer_activations(sizes, batch)
     activations = kept if config.gradient_checkpointing else 2 * sizes.layers * layer_activations(sizes, batch)
     activations += batch * sizes.vocabulary * 2 * (sizes.itemsize + FLOAT32)
-    return Memory(sizes.weight_bytes, activations, gradients=adapters * 4 * FLOAT32)
+    if isinstance(config, LoraHealing):
+        widths = 4 * (sizes.hidden + sizes.attention) + 3 * (sizes.hidden + sizes.channels)
+        adapters = config.rank * widths * sizes.layers * FLOAT32
+        return Memory(sizes.weight_bytes, activations, gradients=adapters + 3 * adapters // config.num_workers)
+    weights, live = sizes.parameters * FLOAT32, 0
+    if config.num_workers > 1:
+        live = min(LIVE_PARAMETERS, sizes.parameters) * FLOAT32
+    share = weights // config.num_workers
+    return Memory(share + live, activations, gradients=3 * share)
 
 
 def of_accuracy(sizes: ModelSizes, config: BenchmarkConfig, facts: Mapping[str, Any], devices: Devices) -> Memory:

@@ -45,8 +45,11 @@ def stages_by_type(run: Path) -> dict[str, set[str | None]]:
 
 
 def test_a_sweep_grows_from_nothing_and_lets_the_nodes_go(tiny_experiment, tiny_experiment_file):
-    """The head has cores of its own; the calibration pass is a group of two workers."""
+    """The head has cores of its own; the calibration pass and healing are groups of two workers."""
     tiny_experiment["calibration"]["num_workers"] = 2
+    tiny_experiment["heal"] |= {"num_workers": 2, "gradient_accumulation": 2}
+    tiny_experiment["sweep"]["space"]["heal.method"] = {"choice": ["none", "lora"]}
+    tiny_experiment["sweep"]["space"]["prune.block_size"] = {"choice": [1]}
     tiny_experiment_file.write_text(yaml.safe_dump(tiny_experiment))
     run = Path(tiny_experiment["sweep"]["storage"]) / "tiny"
     with fake_cloud(TYPES, head={"CPU": 2}) as cloud:
@@ -58,6 +61,7 @@ def test_a_sweep_grows_from_nothing_and_lets_the_nodes_go(tiny_experiment, tiny_
         assert stages_by_type(run) == {
             "collect": {"prepare"},
             "prune": {"prepare"},
+            "heal": {"prepare"},
             "accuracy": {"prepare"},
             "energy": {"meter"},
         }

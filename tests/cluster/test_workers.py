@@ -114,4 +114,4 @@ def test_a_group_on_one_machine_ends_with_its_first(machines, tmp_path):
 
 def test_a_cluster_that_cannot_grow_refuses_at_once(ray_here, tmp_path: Path):
     with pytest.raises(GreenpruneError, match=r"num_workers must be at most \d+, .* with cpu 1, got 999; lower it"):
-        workers.run_workers(print, {}, workers.group_from_here(999), str(tmp_path))
+        workers.run_workers(print, {}, workers.group_from_here("collect", 999), str(tmp_path))

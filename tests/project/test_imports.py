@@ -18,7 +18,7 @@ DOORS = {
     "bitsandbytes": {"heal"},
     "lm_eval": {"benchmark"},
     "rouge_score": {"benchmark"},
-    "deepspeed": {"collect", "heal"},
+    "deepspeed": {"models"},
     "codecarbon": {"energy"},
     "matplotlib": {"report"},
     "optuna": {"sweep"},
