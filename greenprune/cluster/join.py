@@ -12,6 +12,7 @@ import select
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -104,31 +105,35 @@ def start_ray(address: str | None) -> None:
         raise _unreachable(address, f"{type(problem).__name__}: {problem}") from problem
 
 
-def check_storage_is_shared(storage: Storage) -> None:
-    """Every node, the head too, must see what another writes. Raises SweepError that names a node that doesn't.
+def check_storage_is_shared(storage: Storage, alive: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Every one of these `ray.nodes()`, the head too, must see what another writes. Raises SweepError that names a node
+    that doesn't.
 
-    A node that joins later is asked by its first stage (stages.py).
+    Gives the ids of those that couldn't be asked (no process lives there, or none in time), and why. A node that joins
+    later is asked by its first stage (stages.py).
     """
-    alive = [node for node in ray.nodes() if node["Alive"]]
     if len(alive) < 2:
-        return
-    mark = storage_mark(storage.uri)
+        return {}
+    mark, silent = storage_mark(storage.uri), {}
     asks = ray.remote(_what_is_wrong)
     asked = []
     for node in alive:
         pinned = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         answer = asks.options(num_cpus=0, max_retries=0, scheduling_strategy=pinned).remote(storage.uri, mark)
-        asked.append((node["NodeManagerAddress"], answer))
-    for address, answer in asked:
+        asked.append((node, answer))
+    for node, answer in asked:
         try:
             wrong = ray.get(answer, timeout=PROBE_S)
-        except Exception as problem:
-            wrong = f"{type(problem).__name__}: {problem}"
+        except ray.exceptions.RayError as problem:
+            silent[node["NodeID"]] = f"{type(problem).__name__}: {problem}".splitlines()[0]
+            continue
         if wrong:
             raise SweepError(
                 f"sweep.storage must be a folder that all nodes share, or an object store that all may use, got "
-                f"{storage.uri}, which node {address} doesn't have: {wrong}; use a shared file system or s3://…"
+                f"{storage.uri}, which node {node['NodeManagerAddress']} doesn't have: {wrong}; use a shared file "
+                "system or s3://…"
             )
+    return silent
 
 
 def _what_is_wrong(storage_uri: str, mark: str) -> str | None:

@@ -20,7 +20,7 @@ import ray
 import yaml
 from ray import tune
 
-from greenprune.cluster.join import check_storage_is_shared, start_ray
+from greenprune.cluster.join import start_ray
 from greenprune.cluster.node_types import HEAD_NODE
 from greenprune.cluster.resources import MOST_AT_ONCE
 from greenprune.cluster.surroundings import keep_token
@@ -85,7 +85,7 @@ def run_sweep(
             refuse_too_large(experiment)
             start_ray(None)
         nodes = Nodes(experiment)
-        check_storage_is_shared(storage)
+        nodes.check_storage(storage)
         if fresh and run.exists():
             log.info("the old run is now %s", run.keep_aside())
         run.write("config.yaml", yaml.safe_dump(experiment.to_dict(), sort_keys=False))

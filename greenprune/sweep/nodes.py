@@ -17,6 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from greenprune.cluster.capacity import NODE_GROUP, Capacity, capacity_of, is_head
+from greenprune.cluster.join import check_storage_is_shared
 from greenprune.cluster.node_types import Growth, growth
 from greenprune.cluster.resources import check_room, needs, width
 from greenprune.config import STAGES
@@ -24,6 +25,7 @@ from greenprune.errors import SweepError
 from greenprune.experiment import Experiment
 from greenprune.logs import Seldom
 from greenprune.plan import stages_of
+from greenprune.storage import Storage
 from greenprune.sweep.environment import differences, node_facts
 
 log = logging.getLogger("greenprune")
@@ -74,6 +76,12 @@ class Nodes:
         """What nodes.json holds."""
         return json.dumps(self.known, indent=1)
 
+    def check_storage(self, storage: Storage) -> None:
+        """Leave aside the nodes that can't be asked. Raises SweepError where one has another storage, or none is left."""
+        for node_id, why in check_storage_is_shared(storage, self._alive()).items():
+            self._refuse(node_id, why)
+        self._check_any_is_left()
+
     def _alive(self) -> list[dict[str, Any]]:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         return [node for node in nodes if not self.known.get(node["NodeID"], {}).get("refused")]
@@ -95,7 +103,8 @@ class Nodes:
         refused = [node["refused"] for node in self.known.values() if node.get("refused")]
         if refused and not self._capacity().kinds:
             raise SweepError(
-                f"the cluster's nodes must have this node's code and versions, got {refused[0]}; install the same there"
+                "the cluster's nodes must run processes with this node's code and versions, got "
+                f"{refused[0]}; mend one, or install the same there"
             )
 
     def _look(self, within_s: float) -> bool:
