@@ -25,6 +25,9 @@ function shown(name, v) {
   return comma ? scaled.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }) : scaled.toFixed(digits);
 }
 
+/** A number's error: with two digits where its column shows as many digits as matter. */
+const shownError = (name, v) => (run.columns[name].shown.endsWith("g}") ? general(v / run.columns[name].scale, 2) : shown(name, v));
+
 const general = (v, digits = 4) => String(Number(v.toPrecision(digits)));
 
 function withUnit(name, v) {

@@ -28,7 +28,7 @@ function trialLines(i) {
 }
 
 const errorOf = (name, i) => run.errors[name]?.[i] ?? 0;
-const errorText = (name, i) => (errorOf(name, i) ? ` ± ${shown(name, errorOf(name, i))}` : "");
+const errorText = (name, i) => (errorOf(name, i) ? ` ± ${shownError(name, errorOf(name, i))}` : "");
 
 function startFront(part) {
   const names = numeric();
