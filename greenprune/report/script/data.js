@@ -51,8 +51,8 @@ const directionOf = (name) => run.objectives.find(([objective]) => objective ===
 const state = { excluded: {}, budgets: {}, chosen: null, listeners: [] };
 const listen = (draw) => { state.listeners.push(draw); draw(); };
 const changed = () => state.listeners.forEach((draw) => draw());
-/** The trial that views show: the chosen one, else the front's knee. */
-const favourite = () => state.chosen ?? run.knee ?? run.front.find((i) => i !== run.dense) ?? null;
+/** The trial that views show beside the dense model: the chosen one, else the front's knee, else any of the front, else any. */
+const favourite = () => state.chosen ?? [run.knee, ...run.front, ...everyTrial.filter(finished)].find((i) => i !== null && i !== run.dense) ?? run.dense;
 const choose = (i) => { state.chosen = i; changed(); };
 const isShown = (i) => Object.entries(state.excluded).every(([name, values]) => !values.has(cellText(name, i)));
 const cellText = (name, i) => shown(name, value(name, i));

@@ -2,7 +2,8 @@
 
 function startTrials(part) {
   const names = Object.keys(run.columns);
-  const shownNames = new Set(["trial_number", ...names.filter((name) => run.columns[name].config), ...run.first_columns.filter(known)]);
+  const varies = (name) => unique(everyTrial.map((i) => value(name, i)).filter((v) => v !== null)).length > 1;
+  const shownNames = new Set(["trial_number", ...names.filter((name) => run.columns[name].config && varies(name)), ...run.first_columns.filter(known)]);
   const order = { name: "trial_number", up: true };
   const words = html("input", { type: "search", placeholder: "e.g. lora", oninput: () => draw() });
   const holder = html("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "All trials" });
