@@ -11,6 +11,7 @@ import functools
 import itertools
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from greenprune.assets import materialize
 from greenprune.config import STAGES, ModelConfig, TrialConfig, points
 from greenprune.config.overrides import flat
-from greenprune.errors import MemoryExceeded, ModelError
+from greenprune.errors import ConfigError, MemoryExceeded, ModelError
 from greenprune.experiment import MAX_CHECKED_POINTS, Experiment
 from greenprune.memory.prediction import Devices, Memory, devices_here, predicted
 from greenprune.models.sizes import ModelSizes, sizes_of
@@ -92,6 +93,11 @@ def refuse_too_large(experiment: Experiment | TrialConfig) -> None:
             raise MemoryExceeded(f"on {socket.gethostname()}, {row.refusal()}")
 
 
+def stages_of(experiment: Experiment) -> set[str]:
+    """The stages that any trial of a sweep may have."""
+    return {name for _, trial in _trials(experiment, ends_only=True) for name, *_ in stages_with_facts(trial)}
+
+
 def stages_with_facts(trial: TrialConfig) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Name, section and facts of each stage that a trial has, as its requests have them."""
     want = sorted(trial.prune.statistics())
@@ -105,17 +111,20 @@ def stages_with_facts(trial: TrialConfig) -> Iterator[tuple[str, Any, dict[str, 
         yield name, section, facts.get(name, {})
 
 
-def _trials(experiment: Experiment | TrialConfig) -> Iterator[tuple[Mapping[str, Any], TrialConfig]]:
-    """Every point of a grid, or every corner of a search, with its trial."""
+def _trials(
+    experiment: Experiment | TrialConfig, ends_only: bool = False
+) -> Iterator[tuple[Mapping[str, Any], TrialConfig]]:
+    """Every point of a grid, or with `ends_only` and of a search every corner, with its trial."""
     if not isinstance(experiment, Experiment):
         yield {}, experiment
     elif experiment.sweep is None:
         yield {}, experiment.trial()
     else:
         fixed = flat(experiment.model_dump(mode="json", exclude={"name", "sweep"}))
-        every = points(experiment.sweep, fixed, ends_only=experiment.sweep.search != "grid")
+        every = points(experiment.sweep, fixed, ends_only=ends_only or experiment.sweep.search != "grid")
         for point in itertools.islice(every, MAX_CHECKED_POINTS):
-            yield point, experiment.trial(point)
+            with suppress(ConfigError):  # a space may have points that no trial allows (experiment.py)
+                yield point, experiment.trial(point)
 
 
 @functools.lru_cache(maxsize=32)

@@ -29,6 +29,8 @@ import psutil
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 from ray.util import get_node_ip_address
 
+from greenprune.cluster.capacity import NODE_GROUP
+
 MARK = "GREENPRUNE_FAKE_CLOUD"
 STARTS_IN_S = 60.0
 STEPS = ("setup", "head_setup", "worker_setup", "initialization", "head_start_ray", "worker_start_ray")
@@ -84,7 +86,7 @@ def fake_cloud(
         "idle_timeout_minutes": idle_minutes,
         "upscaling_speed": 100.0,
         "provider": provider,
-        "available_node_types": {FAKE_HEAD_NODE_TYPE: node_type(head, 0), **types},
+        "available_node_types": {FAKE_HEAD_NODE_TYPE: node_type(head, 0), **_labelled(types)},
         "head_node_type": FAKE_HEAD_NODE_TYPE,
         **{f"{step}_commands": [] for step in STEPS},
         "cluster_synced_files": [],
@@ -102,6 +104,11 @@ def fake_cloud(
     finally:
         _end_all(joining[MARK])
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _labelled(types: Mapping[str, Any]) -> dict[str, Any]:
+    """With the label that a node of a real launcher has: a fake one would say what its head is."""
+    return {name: {**kind, "labels": {NODE_GROUP: name, **kind.get("labels", {})}} for name, kind in types.items()}
 
 
 def _free_port() -> int:

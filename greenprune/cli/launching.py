@@ -66,7 +66,7 @@ def submit(
     """
     from greenprune.cluster.launcher import Launcher
     from greenprune.experiment import load_experiment
-    from greenprune.submit import Job
+    from greenprune.sweep.submit import Job
 
     shown = Console(stderr=True, soft_wrap=True, highlight=False)
     launcher = Launcher(cluster, show=lambda line: shown.print(escape(line)))

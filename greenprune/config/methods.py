@@ -8,7 +8,7 @@ are named, not held.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from pydantic import Field, create_model
 
@@ -145,8 +145,9 @@ def _variant(name: str, entry: Method) -> type[PruneConfig]:
     """The section of `prune` that is chosen by `method: name`; a global of this module, so that it pickles."""
     literal = Literal[name]  # type: ignore[valid-type]
     title = f"{entry.fields.__name__}[{name}]"
-    more: dict[str, Any] = {"__base__": entry.fields, "__module__": __name__, "__namespace__": {"entry": entry}}
-    variant = create_model(title, **more, method=(literal, name))
+    made = create_model(title, __base__=entry.fields, __module__=__name__, method=(literal, name))
+    variant = cast("type[PruneConfig]", made)
+    variant.entry = entry
     return globals().setdefault(title, variant)
 
 

@@ -22,6 +22,7 @@ from ray import tune
 
 from greenprune.cluster.join import check_storage_is_shared, start_ray
 from greenprune.cluster.node_types import HEAD_NODE
+from greenprune.cluster.resources import MOST_AT_ONCE
 from greenprune.cluster.surroundings import keep_token
 from greenprune.config import TrialConfig
 from greenprune.config.track import refuse_missing
@@ -123,6 +124,7 @@ def _fit(
         tune.PlacementGroupFactory([{"CPU": 0, HEAD_NODE: 0.0001}]),
     )
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(MOST_AT_ONCE)  # else processes start one after the other
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its new output can't be silenced; Live takes its place
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are shown by Live, once
     journal = run.journal()
@@ -145,7 +147,7 @@ def _tuner(run: RunFolder, trainable: Any, search: SweepSearch) -> tune.Tuner:
             num_samples=-1,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
-            reuse_actors=False,
+            reuse_actors=True,  # a process takes seconds to start
         ),
         run_config=tune.RunConfig(
             name="tune",

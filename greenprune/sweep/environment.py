@@ -21,7 +21,8 @@ from greenprune.energy import machine_identity
 
 VERSIONED = "greenprune ray torch transformers peft bitsandbytes deepspeed datasets lm_eval codecarbon optuna".split()
 PACKAGE = Path(__file__).parent.parent
-COMMIT = "GREENPRUNE_COMMIT"  # set by whoever brings the code to a machine without its history
+# Set by whoever brings the code to a machine without its history: COMMIT, or COMMIT@SOURCE, that of code of this hash.
+COMMIT = "GREENPRUNE_COMMIT"
 SOURCES = ("*.py", "*.j2", "*.yaml")
 
 
@@ -47,7 +48,14 @@ def commit(package: Path = PACKAGE) -> str | None:
         found = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
     except OSError:  # no git here
         found = ""
-    return found or os.environ.get(COMMIT) or _installed_commit()
+    said, _, source = os.environ.get(COMMIT, "").partition("@")
+    return found or (said if source in ("", source_hash(package)) else "") or _installed_commit()
+
+
+def said_commit() -> str:
+    """For $GREENPRUNE_COMMIT on a machine that may have this code: it holds where it has. Empty where nobody knows."""
+    known = commit()
+    return f"{known}@{source_hash()}" if known else ""
 
 
 def _installed_commit() -> str | None:

@@ -23,6 +23,7 @@ from greenprune.config import STAGES
 from greenprune.errors import SweepError
 from greenprune.experiment import Experiment
 from greenprune.logs import Seldom
+from greenprune.plan import stages_of
 from greenprune.sweep.environment import differences, node_facts
 
 log = logging.getLogger("greenprune")
@@ -151,25 +152,6 @@ def refused_nodes(run: Path) -> set[str]:
     except (OSError, ValueError):
         return set()
     return {node_id for node_id, node in known.items() if node.get("refused") and node.get("alive")}
-
-
-def stages_of(experiment: Experiment) -> set[str]:
-    """The stages that any trial of a sweep may have."""
-    assert experiment.sweep is not None, "only a sweep has a space"
-    return {
-        name
-        for name, stage in STAGES.items()
-        if any(key == stage.key or key.startswith(f"{stage.key}.") for key in experiment.sweep.space)
-        or _is_asked_for(experiment, name)
-    }
-
-
-def _is_asked_for(experiment: Experiment, name: str) -> bool:
-    """Whether the experiment's own trial has a stage: not where its section is empty, or says `none`."""
-    section: Any = experiment
-    for part in STAGES[name].key.split("."):
-        section = getattr(section, part)
-    return section is not None and getattr(section, "method", "") != "none"
 
 
 def groups_of(experiment: Experiment) -> dict[str, int]:

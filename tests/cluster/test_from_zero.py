@@ -64,7 +64,10 @@ def test_a_sweep_grows_from_nothing_and_lets_the_nodes_go(tiny_experiment, tiny_
         statistics = next(run.parent.glob("_stages/collect/*/statistics.json"))
         assert len(json.loads(statistics.read_text())["parameters_per_worker"]) == 2
         nodes = json.loads((run / "nodes.json").read_text())
-        assert sorted(str(node["type"]) for node in nodes.values()) == ["head", "meter", "prepare", "prepare"]
+        types = [str(node["type"]) for node in nodes.values()]  # one that idled went, and another may have come
+        assert types.count("head") == 1
+        assert types.count("prepare") >= 2
+        assert set(types) == {"head", "meter", "prepare"}
         end = time.monotonic() + 180
         while alive(cloud) > 1:
             assert time.monotonic() < end, "idle nodes stay"

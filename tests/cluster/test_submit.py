@@ -3,6 +3,7 @@ test_three_hosts.py has the real ones)."""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from greenprune.cli import main
 from greenprune.cluster.launcher import Launcher
 from greenprune.errors import ConfigError, SweepError
 from greenprune.experiment import load_experiment
-from greenprune.submit import Job
+from greenprune.sweep.submit import Job
 
 # `ray VERB [options] CLUSTER …`: notes what it is told, answers `ray job …` as Ray does, copies as rsync would.
 RAY = """#!/usr/bin/env bash
@@ -91,7 +92,11 @@ def test_a_sweep_is_shipped_started_followed_and_fetched(machine, study, monkeyp
     assert load_experiment(shipped) == load_experiment(study, ["prune.ratio=0.4"])
     ran = [line for line in shown.err.splitlines() if line.startswith("$ ray ")]
     assert len(ran) == len((machine / "said").read_text().splitlines()), "what it runs is shown"
-    assert any("ray job submit" in line and f"greenprune sweep ~/{shipped.name} --address auto" in line for line in ran)
+    assert any(
+        "ray job submit" in line
+        and re.search(rf"GREENPRUNE_COMMIT=\S* greenprune sweep ~/{shipped.name} --address auto", line)
+        for line in ran
+    )
 
 
 def test_the_same_command_finds_the_job_that_runs(machine, study, monkeypatch, capfd):

@@ -168,7 +168,9 @@ def cluster(tmp_path_factory, tiny_tokenizer) -> Iterator[Cluster]:
         write_text(data / "train.jsonl", 200, 0), write_text(data / "held.jsonl", 40, 1)
         subprocess.run(["chown", "-R", f"{UID}:{UID}", hosts.shared / "greenprune"], check=True)
         here = Cluster(hosts)
-        ignored = shutil.ignore_patterns(".venv", ".git", "runs", "__pycache__", ".*_cache", "*.egg-info")
+        ignored = shutil.ignore_patterns(
+            ".venv", ".git", "runs", "__pycache__", ".*_cache", "*.egg-info", ".hypothesis"
+        )
         shutil.copytree(ROOT, here.laptop_path(f"/home/{USER}/checkout"), ignore=ignored)
         here.laptop_path(CLUSTER).write_text(cluster_file())
         here.laptop.run("echo . ~/venv/bin/activate >> ~/.profile")

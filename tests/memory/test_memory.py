@@ -20,7 +20,7 @@ from greenprune.experiment import parse_experiment
 from greenprune.memory import halving, prediction
 from greenprune.memory.prediction import Devices, devices_here, predicted
 from greenprune.models.sizes import measured_sizes, sizes_of
-from greenprune.plan import plan_stages, refuse_too_large
+from greenprune.plan import plan_stages, refuse_too_large, stages_of
 from greenprune.stages import Request
 from greenprune.store import Artifact, Store
 from greenprune.sweep.stage_tasks import RayTasks
@@ -171,6 +171,17 @@ def test_what_would_not_fit_where_is_said(tiny_experiment, monkeypatch):
     monkeypatch.setattr(plan, "devices_here", lambda: small)
     with pytest.raises(MemoryExceeded, match="collect must fit"):
         refuse_too_large(experiment.trial())
+
+
+def test_the_stages_of_a_sweep(tiny_experiment):
+    without = {"collect", "prune", "accuracy", "energy"}
+    assert stages_of(parse_experiment(tiny_experiment)) == without
+    del tiny_experiment["heal"], tiny_experiment["sweep"]["space"]["heal.method"]
+    assert stages_of(parse_experiment(tiny_experiment)) == without
+    tiny_experiment["heal"] = {"method": "lora"}
+    assert stages_of(parse_experiment(tiny_experiment)) == {*without, "heal"}
+    tiny_experiment["sweep"]["space"]["heal.loss"] = {"choice": ["ce", "kd"]}
+    assert stages_of(parse_experiment(tiny_experiment)) == {*without, "heal", "teach"}
 
 
 def test_a_70b_passes_the_planner(tmp_path, tiny_experiment):

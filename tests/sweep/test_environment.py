@@ -28,6 +28,11 @@ def test_the_commit_is_gits_else_what_somebody_says(tmp_path, monkeypatch):
         assert commit(tmp_path) == "d" * 40
     monkeypatch.setenv(environment.COMMIT, KNOWN)
     assert commit(tmp_path) == KNOWN
+    monkeypatch.setenv(environment.COMMIT, f"{KNOWN}@{source_hash(tmp_path)}")
+    assert commit(tmp_path) == KNOWN
+    monkeypatch.setenv(environment.COMMIT, f"{KNOWN}@another source")
+    assert commit(tmp_path) is None
+    monkeypatch.setenv(environment.COMMIT, KNOWN)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)

@@ -21,6 +21,7 @@ from greenprune.cluster.launcher import Launcher
 from greenprune.errors import ConfigError, SweepError
 from greenprune.experiment import Experiment
 from greenprune.storage import Storage
+from greenprune.sweep.environment import COMMIT, said_commit
 
 AWAY = ("pending", "running")  # what a job is that hasn't ended; others: succeeded, failed, stopped, or unknown
 
@@ -78,7 +79,7 @@ class Job:
             here.write_text(self.text, encoding="utf-8")
             here.chmod(0o644)
             self.launcher.push(here, there)
-        sweep = f"greenprune sweep {there} --address auto"
+        sweep = f"{COMMIT}={said_commit()} greenprune sweep {there} --address auto"
         submit = f"ray job submit --no-wait --submission-id {self.id} -- bash --login -c {shlex.quote(sweep)}"
         if self.launcher.on_head(submit):
             raise SweepError(f"`ray job submit` must take {self.id}, got the above; mend it and submit again")
