@@ -27,8 +27,11 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class Published:
+    """model: as the paper names it. ids: a pattern in the lower-case ids of models that are it."""
+
     source: str
     model: str
+    ids: str
     rows: tuple[PublishedRow, ...]
 
 
@@ -47,6 +50,7 @@ PAPERS: dict[str, Published] = {
     "llm_pruner": Published(
         "Ma et al. 2023, arXiv:2305.11627, Table 1 (20 %, without tuning)",
         "LLaMA-7B",
+        r"\bllama-7b\b",
         (
             PublishedRow("LLaMA-7B", {}, 0.0, _seven(73.18, 78.35, 72.99, 67.01, 67.45, 41.38, 42.40), 63.25),
             PublishedRow(

@@ -6,8 +6,10 @@ python -m pytest -m slow tests/sweep/test_track.py      # needs mlflow and wandb
 from __future__ import annotations
 
 import logging
+import re
 import struct
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 from handmade_runs import ANGULAR, trial
+from paths import ROOT
 from ray.tune.logger import LoggerCallback
 
 from greenprune.config.track import TRACKERS
@@ -143,6 +146,12 @@ def test_a_run_is_gone_on_with_by_other_trackers(tiny_experiment, run: RunFolder
 
     run.write("config.yaml", yaml.safe_dump(parse_experiment(tiny_experiment).to_dict()))
     run.check_configuration(parse_experiment(tiny_experiment, ["sweep.track=[mlflow]"]), [])
+
+
+def test_every_tracker_has_an_extra_that_brings_its_library():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name, tracker in TRACKERS.items():
+        assert [re.split("[<>=]", needed)[0] for needed in extras[name]] == [tracker.library]
 
 
 # --------------------------------------------------------------------------------------------- the real libraries

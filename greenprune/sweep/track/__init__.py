@@ -2,6 +2,7 @@
 
 A configuration is a tracker's parameters, numbers its metrics (at the trial's number as step), text its tags.
 They are told by a thread, so that a slow server keeps no trial waiting; one that fails loses its record, not the sweep.
+Of a run that is gone on with they hear what ends from then on, and the front of all its trials.
 
     sweep: {track: [tensorboard, mlflow]}
 """
@@ -80,7 +81,6 @@ class Trackers:
         folder = self.run.path / name / result.trial_id
         unique = f"{result.trial_id}-{uuid.uuid4().hex[:8]}"  # ours is the same wherever that configuration runs
         trial = TrackedTrial(result.trial_id, parameters(result), unique, str(folder), self.run.name)
-        trial.init_local_path()
         self.callbacks[name].log_trial_start(trial)
         self.trials[name, result.trial_id] = trial
         return trial
@@ -90,7 +90,8 @@ class Trackers:
         told = {"training_iteration": result.number, "config": tags(result), **metrics(result)}
         self.callbacks[name].log_trial_result(result.number, trial, told)
         self.callbacks[name].log_trial_end(trial, failed=result.status == "failed")
-        self.run.storage.push(f"{self.run.name}/{name}/{result.trial_id}")
+        if Path(trial.local_path).exists():
+            self.run.storage.push(f"{self.run.name}/{name}/{result.trial_id}")
 
     def _tell(self, name: TrackerName, tell: Callable[..., Any], *what: Any) -> None:
         def told() -> None:

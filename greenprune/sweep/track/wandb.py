@@ -35,6 +35,7 @@ class ToWandb(WandbLoggerCallback):
         super().__init__(project=project, group=run.name, mode=os.environ.get("WANDB_MODE"))
 
     def _start_logging_actor(self, trial: Any, exclude_results: list[str], **how: Any) -> None:
+        trial.init_local_path()  # where W&B's files go
         with _key_hidden() as key:
             super()._start_logging_actor(trial, exclude_results, key=key, **how)
 
