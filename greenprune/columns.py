@@ -189,7 +189,7 @@ COLUMNS: dict[str, Column] = {
     "energy_ci95_ratio": _workload("half-width of the 95 % interval / mean, over the windows", "ratio"),
     "co2e_g_per_1k_requests": _energy(
         "emissions of 1,000 requests in the configured country", "g CO2e", needs="benchmark.energy.country",
-        ci95_ratio="energy_ci95_ratio",
+        phrase="emissions of 1,000 requests", ci95_ratio="energy_ci95_ratio",
     ),
     "gpu_sm_clock_mhz": _gpu("mean clock during the windows", "MHz"),
     "gpu_power_cap_w": _gpu("enforced power limit", "W"),

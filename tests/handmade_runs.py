@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from html import unescape
 from typing import Any
 
@@ -41,6 +42,29 @@ def results() -> list[TrialResult]:
         trial(3, 0.51, 1.2, {"method": "bi", "block_size": 8}),
         TrialResult("bi-00000004", 4, "failed", trial(4, 0, 0).config, {}, error="boom <script>alert(1)</script>"),
     ]
+
+
+EVIL = "<img src=x onerror=alert(1)>Ω</script>"
+
+
+def _evil() -> list[TrialResult]:
+    rows = [trial(i, 0.8 - 0.1 * i, 2.0 - i, {"method": EVIL, "block_size": i} if i else None) for i in range(2)]
+    for row in rows:
+        row.config["model"]["id"] = EVIL
+        row.metrics.update({f"{EVIL}_acc": 0.5, "machine": EVIL, "energy_source": EVIL})
+    return rows
+
+
+ODD: dict[str, Callable[[], list[TrialResult]]] = {
+    "one trial": lambda: results()[:1],
+    "all failed": lambda: results()[-1:],
+    "no front": lambda: [trial(0, 0.8, 2.0), trial(1, 0.7, 1.0, ANGULAR, machine="box-2")],
+    "only the dense model is clean": lambda: [
+        trial(0, 0.8, 2.0), *(trial(i, 0.7, 1.0 + i, ANGULAR, energy_kind="contaminated") for i in (1, 2)),
+    ],
+    "no trials": list,
+    "markup in names": _evil,
+}  # fmt: skip
 
 
 def text_of(page: str) -> str:

@@ -186,6 +186,8 @@ def pareto(
     ] = False,
 ) -> None:
     """Print the trials that no other trial beats on every objective."""
+    from greenprune.comparability import finished
+    from greenprune.errors import ConfigError
     from greenprune.pareto import parse_objectives
     from greenprune.report.terminal import front_table
     from greenprune.results import load_trials
@@ -195,7 +197,10 @@ def pareto(
         table = table[table["accuracy"] >= min_accuracy]
     if max_energy is not None:
         table = table[table["energy_j_per_token"] <= max_energy]
-    console.print(front_table(table, parse_objectives(objectives), mixed))
+    aims = parse_objectives(objectives)
+    if finished(table).empty:
+        raise ConfigError(f"a front is of finished trials, got none that keeps to this in {run}; check the run")
+    console.print(front_table(table, aims, mixed))
 
 
 @app.command()

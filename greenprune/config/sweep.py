@@ -14,6 +14,7 @@ from pydantic import Field, create_model, field_validator, model_validator
 from greenprune.columns import DEFAULT_OBJECTIVES, Direction
 from greenprune.config.section import Int, Section
 from greenprune.config.stages import STAGES
+from greenprune.config.track import TrackerName
 from greenprune.errors import ConfigError
 
 MOST_WALKED = 100_000
@@ -141,7 +142,15 @@ class SweepConfig(Section):
     resources: ResourcesConfig = ResourcesConfig()
     max_concurrent: Int | None = Field(None, ge=1)
     stage_retries: Int = Field(1, ge=0, description="times a stage whose worker process died is run again")
+    track: list[TrackerName] = Field(default_factory=list, description="experiment trackers told of every trial")
     storage: str = "runs"
+
+    @field_validator("track")
+    @classmethod
+    def _each_once(cls, track: list[TrackerName]) -> list[TrackerName]:
+        if len(set(track)) < len(track):
+            raise ValueError(f"must name each tracker once, got {', '.join(track)}; remove the repeated one")
+        return track
 
     @field_validator("storage")
     @classmethod

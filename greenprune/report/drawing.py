@@ -44,5 +44,5 @@ def _rendered(figure: Figure, kind: str) -> bytes:
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None} if kind == "svg" else None
     buffer = io.BytesIO()
     with need("matplotlib").rc_context(STYLE):
-        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata, bbox_inches="tight")  # no title is cut
     return buffer.getvalue()

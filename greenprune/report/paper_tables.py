@@ -7,6 +7,7 @@ A task that a style has and the run hasn't stays empty; one that the run has bes
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ def paper_table(
 ) -> str:
     """The run's finished trials as a table of that style, the dense model first. Scores are in percent.
 
-    beside: a paper of PAPERS, whose rows are laid under the trials that have their configuration, with the difference.
+    beside: a paper of PAPERS, whose rows are laid under the trials, with the difference of those that have the paper's
+    model and the row's configuration.
     Raises ConfigError for a style or a paper that isn't known, and for a run without finished trials that have scores.
     """
     if style not in STYLES:
@@ -135,14 +137,16 @@ def _ratio(row: Series, dense: Series | None, tasks: Sequence[str]) -> str:
 def _beside(
     paper: Published, rows: DataFrame, names: Mapping[Any, str], tasks: Sequence[str], texts: int, width: int
 ) -> list[list[str]]:
-    """Each published row, and under it, for every trial of its configuration, ours less theirs in percentage points."""
+    """Each published row, and under it, for every trial of its model and configuration, ours less theirs in percentage
+    points.
+    """
     found = []
     for published in paper.rows:
         cells = [f"{published.ratio:.0%}", f"{published.name} ({paper.model}; {paper.source})", *[NOT_THERE] * texts]
         cells += [_published(published, task) for task in tasks] + [f"{published.mean:.2f}"]
         found.append(_filled(cells, width))
         for _, row in rows.iterrows():
-            if _is_of(row, published):
+            if re.search(paper.ids, str(row.get("model.id")).lower()) and _is_of(row, published):
                 less = [_less(row.get(f"{task}_acc"), published.scores.get(task)) for task in tasks]
                 whole = not any(is_missing(row.get(f"{task}_acc")) for task in published.scores)
                 mean = _less(_mean(row, list(published.scores)), published.mean) if whole else NOT_THERE

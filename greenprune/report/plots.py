@@ -43,7 +43,8 @@ def layers(run: str | Path) -> Figure:
 
 
 def radar(run: str | Path, trials: Sequence[str | int] | None = None) -> Figure:
-    """Accuracy and energy by task of these trials (see `find_trial`); by default dense and the front's knee."""
+    """Accuracy and energy by task of these trials (see `find_trial`); by default dense and the front's knee, or the
+    most accurate other where that is the dense model."""
     return radar_figure(read_run(run), trials)
 
 

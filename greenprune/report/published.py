@@ -1,6 +1,8 @@
 """Published values to lay a reproduction beside: facts of papers, each with its source.
 
-Scores are in percent, perplexities as printed. A row belongs to a trial that has all of its configuration.
+Scores are in percent, perplexities as printed. A row belongs to a trial that has all of its configuration. Each was
+compared with a copy of its paper's numbers (2026-11-28): LLM-Pruner's dense row with its authors' README, Element¹ with
+the paper's text, Element² and Vector with tables that others print to one decimal.
 """
 
 from __future__ import annotations
@@ -25,8 +27,11 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class Published:
+    """model: as the paper names it. ids: a pattern in the lower-case ids of models that are it."""
+
     source: str
     model: str
+    ids: str
     rows: tuple[PublishedRow, ...]
 
 
@@ -45,6 +50,7 @@ PAPERS: dict[str, Published] = {
     "llm_pruner": Published(
         "Ma et al. 2023, arXiv:2305.11627, Table 1 (20 %, without tuning)",
         "LLaMA-7B",
+        r"\bllama-7b\b",
         (
             PublishedRow("LLaMA-7B", {}, 0.0, _seven(73.18, 78.35, 72.99, 67.01, 67.45, 41.38, 42.40), 63.25),
             PublishedRow(

@@ -37,7 +37,7 @@ def radar_figure(run: ReportedRun, trials: Sequence[str | int] | None = None) ->
             f"{run.path}; add to benchmark.tasks, or take the picture `front`"
         )
     with need("matplotlib").rc_context(STYLE):
-        figure: Figure = figure_module.Figure(figsize=(4.6 * len(sides), 4.9), layout="constrained")
+        figure: Figure = figure_module.Figure(figsize=(4.6 * len(sides), 4.3), layout="constrained")
         panels = figure.subplots(1, len(sides), subplot_kw={"projection": "polar"}, squeeze=False)[0]
         for pattern, axes in zip(sides, panels, strict=True):
             _draw_rings(axes, run, rows, pattern)
@@ -47,15 +47,20 @@ def radar_figure(run: ReportedRun, trials: Sequence[str | int] | None = None) ->
 
 
 def _chosen(run: ReportedRun, trials: Sequence[str | int] | None) -> DataFrame:
-    """These trials; by default the dense model and the knee."""
+    """These trials; by default the dense model and the knee, where that is another: else the most accurate other."""
     if trials is not None:
         wanted = [find_trial(run.results, name).trial_id for name in trials]
         return run.trials[run.trials["trial_id"].isin(wanted)]
-    best = None if run.front is None else knee(run.front, run.objectives)
-    chosen = [] if best is None else [best.name]
+    chosen = []
     with suppress(ConfigError):
         chosen.append(dense_row(run.trials).name)
-    return run.trials.loc[sorted(set(chosen))]
+    best = None if run.front is None else knee(run.front, run.objectives)
+    others = finished(run.trials).drop(index=chosen)
+    if best is not None and best.name not in chosen:
+        chosen.append(best.name)
+    elif "accuracy" in others and others["accuracy"].notna().any():
+        chosen.append(others["accuracy"].idxmax())
+    return run.trials.loc[sorted(chosen)]
 
 
 def _can_be_drawn(rows: DataFrame, pattern: str) -> bool:
@@ -81,7 +86,13 @@ def _draw_rings(axes: Any, run: ReportedRun, rows: DataFrame, pattern: str) -> N
     axes.set_theta_offset(math.pi / 2)
     axes.set_theta_direction(-1)
     axes.set_xticks(angles, [parts_of(name)["task"] for name in names])
+    for angle, name in zip(angles, axes.get_xticklabels(), strict=True):  # outwards, so that none lies on the ring
+        aside = math.sin(angle)
+        name.set_horizontalalignment("center" if abs(aside) < 0.1 else "left" if aside > 0 else "right")
     axes.set_ylim(bottom=0)
+    top = axes.get_ylim()[1]
+    axes.set_yticks([tick for tick in need("matplotlib.ticker").MaxNLocator(3).tick_values(0, top) if 0 < tick <= top])
+    axes.set_rlabel_position(180 / len(names))  # between two tasks
     axes.set_title(SIDES[pattern], fontsize=10.5, pad=18)
     axes.tick_params(axis="y", labelsize=8)
-    axes.tick_params(axis="x", pad=10)
+    axes.tick_params(axis="x", pad=2)

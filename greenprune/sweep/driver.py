@@ -25,6 +25,7 @@ from greenprune.cluster.node_types import HEAD_NODE
 from greenprune.cluster.resources import MOST_AT_ONCE
 from greenprune.cluster.surroundings import keep_token
 from greenprune.config import TrialConfig
+from greenprune.config.track import refuse_missing
 from greenprune.energy.exclusive import node_is_taken
 from greenprune.errors import ConfigError, SweepError
 from greenprune.experiment import Experiment
@@ -37,6 +38,7 @@ from greenprune.sweep.nodes import NODES_FILE, Nodes
 from greenprune.sweep.provenance import FILE, RECORD, settled
 from greenprune.sweep.run_folder import RunFolder
 from greenprune.sweep.search import SweepSearch
+from greenprune.sweep.track import Trackers
 from greenprune.sweep.trial_driver import drive_trial
 
 log = logging.getLogger("greenprune")
@@ -72,6 +74,8 @@ def run_sweep(
         raise ConfigError("a sweep needs a sweep section, got none; add sweep.space, or use `greenprune trial`")
     if resume and fresh:
         raise ConfigError("--resume goes on with a run and --fresh starts anew, got both; leave one out")
+    track = experiment.sweep.track
+    refuse_missing(track)
     if address and not ray.is_initialized():
         start_ray(address)  # before anything that takes long
     storage = Storage(experiment.sweep.storage)
@@ -86,19 +90,26 @@ def run_sweep(
             start_ray(None)
         nodes = Nodes(experiment)
         nodes.check_storage(storage)
+        trackers = Trackers(track, run)
         if fresh and run.exists():
             log.info("the old run is now %s", run.keep_aside())
         run.write("config.yaml", yaml.safe_dump(experiment.to_dict(), sort_keys=False))
         run.write(FILE, json.dumps(environment() | {RECORD: depends_on}, indent=1))
         nodes.record = functools.partial(run.write, NODES_FILE)
         nodes.record(nodes.text())
-        interrupted = _fit(experiment, run, nodes, known, quiet, any_versions)
+        interrupted = _fit(experiment, run, nodes, known, trackers, quiet, any_versions)
     failed = [result for result in read_results(run.path) if result.status == "failed"]
     return Run(run.path, load_trials(run.path), failed, interrupted)
 
 
 def _fit(
-    experiment: Experiment, run: RunFolder, nodes: Nodes, known: list[TrialResult], quiet: bool, any_versions: bool
+    experiment: Experiment,
+    run: RunFolder,
+    nodes: Nodes,
+    known: list[TrialResult],
+    trackers: Trackers,
+    quiet: bool,
+    any_versions: bool,
 ) -> bool:
     """Run Tune to its end, or go on with it; True where the user interrupted it."""
     trainable = tune.with_resources(
@@ -119,7 +130,7 @@ def _fit(
     journal = run.journal()
     busy = functools.partial(node_is_taken, run.storage.uri)
     search = SweepSearch(experiment, busy, known, tuple(journal.events), journal.record, nodes.width)
-    live = Live(run, experiment, known, total=search.total, concurrent=nodes.width, quiet=quiet)
+    live = Live(run, experiment, known, trackers, total=search.total, concurrent=nodes.width, quiet=quiet)
     tuner = _tuner(run, trainable, search)
     kept = keep_token() if nodes.elsewhere else None
     with live:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ray import tune
 from rich.console import Console, Group
@@ -24,6 +24,10 @@ from greenprune.pareto import pareto_front
 from greenprune.results import TrialResult, load_trials, read_result, write_result, write_trials
 from greenprune.sweep.run_folder import RunFolder
 from greenprune.sweep.status import FILE_NAME, Status
+from greenprune.sweep.track import Trackers
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 log = logging.getLogger("greenprune")
 SECONDS_BETWEEN_LINES = 60.0
@@ -61,13 +65,14 @@ class Live:
         run: RunFolder,
         experiment: Experiment,
         known: Iterable[TrialResult],
+        trackers: Trackers,
         *,
         total: int,
         concurrent: Callable[[], int],
         quiet: bool,
     ) -> None:
         assert experiment.sweep is not None, "only a sweep is watched"
-        self.run, self.folder = run, run.path
+        self.run, self.folder, self.trackers = run, run.path, trackers
         self.objectives, self.total, self.concurrent = experiment.sweep.objectives, total, concurrent
         self.console = Console(quiet=quiet, soft_wrap=True)
         self.running: dict[str, str] = {}  # Ray's trial id -> ours
@@ -90,6 +95,8 @@ class Live:
         if self.console.is_terminal:
             self.view.stop()
         self._write()
+        front = self._front() if self.trackers.callbacks else None
+        self.trackers.close(None if front is None else set(front["trial_id"]))
 
     def finished(self) -> bool:
         """Whether no trial was left running or waiting."""
@@ -99,6 +106,8 @@ class Live:
 
     def started(self, trial: Any) -> None:
         self.running[trial.trial_id] = trial.config["trial_id"]
+        begun = TrialResult(trial.config["trial_id"], trial.config["number"], "ok", trial.config["trial"])
+        self.trackers.started(begun)
 
     def tick(self) -> None:
         if self.unwritten and time.time() - self.written > SECONDS_BETWEEN_TABLES:
@@ -122,6 +131,7 @@ class Live:
             result = TrialResult.failed(ours, trial.config["number"], trial.config["trial"], error, began)
             write_result(self.folder, result)
         self.results[ours], self.unwritten, self.shown = result, True, time.time()
+        self.trackers.ended(result)
         self.tick()
         self.console.print(f"  {self._progress()}  {self._line(result)}", highlight=False)
 
@@ -163,12 +173,11 @@ class Live:
         numbers = ", ".join(shown) + (f" ({kind})" if kind else "")
         return f"{name}: {numbers}  {result.seconds:.0f} s, {reused} stages reused"
 
-    def _front(self) -> str:
+    def _front(self) -> DataFrame | None:
         try:
-            front = pareto_front(load_trials(self.folder), self.objectives)
+            return pareto_front(load_trials(self.folder), self.objectives)
         except Exception:
-            return "-"  # nothing finished yet, or energies that may not share a front
-        return ", ".join(label(row) for _, row in front.iterrows())
+            return None  # nothing finished yet, or energies that may not share a front
 
     def _table(self) -> Group:
         table = Table(box=None, pad_edge=False)
@@ -176,4 +185,6 @@ class Live:
         table.add_column("stage")
         for ours in self.running.values():
             table.add_row(ours, Status.read(self.folder / "trials" / ours))
-        return Group(table, Text(f"front: {self._front()}"), Text(self._progress()))
+        front = self._front()
+        labels = "-" if front is None else ", ".join(label(row) for _, row in front.iterrows())
+        return Group(table, Text(f"front: {labels}"), Text(self._progress()))

@@ -77,7 +77,7 @@ class Nodes:
         return json.dumps(self.known, indent=1)
 
     def check_storage(self, storage: Storage) -> None:
-        """Leave aside the nodes that can't be asked. Raises SweepError where one has another storage, or none is left."""
+        """Leave aside nodes that can't be asked. Raises SweepError where one has another storage, or none is left."""
         for node_id, why in check_storage_is_shared(storage, self._alive()).items():
             self._refuse(node_id, why)
         self._check_any_is_left()

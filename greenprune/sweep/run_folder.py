@@ -116,7 +116,7 @@ def _holds(path: Path, experiment: Experiment) -> bool:
 
 
 def _what_trials_are(experiment: Experiment) -> Experiment:
-    """Without what may change while a run goes on: how many trials run at once, how often a stage is tried."""
+    """Without what may change while a run goes on: trials at once, how often a stage is tried, who is told."""
     assert experiment.sweep is not None, "a run is of a sweep"
-    sweep = experiment.sweep.model_copy(update={"max_concurrent": None, "stage_retries": 0})
+    sweep = experiment.sweep.model_copy(update={"max_concurrent": None, "stage_retries": 0, "track": []})
     return experiment.model_copy(update={"sweep": sweep})

@@ -105,7 +105,8 @@ def view(seen: Seen) -> Group:
     done = f"{len(seen.results)} of {seen.total} trials ended"
     left = []
     if seen.hours_left is not None and seen.left:
-        left.append(f"about {seen.hours_left:.1f} h")
+        hours = seen.hours_left
+        left.append(f"about {hours:.1f} h" if hours > 1 else f"about {60 * hours:.0f} min")
     if seen.kwh_left is not None and seen.left:
         left.append(f"{seen.kwh_left:.3g} kWh")
     table = Table(box=None, pad_edge=False)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from browser import opened
-from handmade_runs import ANGULAR, results, trial
+from handmade_runs import ODD
 from replayed_run import replayed_run
 
 from greenprune.pareto import constrained_best, pareto_front
@@ -157,33 +157,15 @@ def test_without_javascript_the_front_and_the_tables_are_there(run: Path):
 
 
 def test_it_is_ready_soon(run: Path):
+    """The best of five, since others may work on this machine."""
+    waited = []
     with opened(run / "report.html") as page:
-        began = time.perf_counter()
-        page.reload()
-        page.wait_for_selector(READY)
-        print(f"ready after {time.perf_counter() - began:.2f} s")
-        busy = page.evaluate("performance.now()")
-    assert busy < 15_000, "1.5 s on a machine that does nothing else"
-
-
-EVIL = "<img src=x onerror=alert(1)>Ω</script>"
-
-
-def _evil() -> list[Any]:
-    rows = [trial(i, 0.8 - 0.1 * i, 2.0 - i, {"method": EVIL, "block_size": i} if i else None) for i in range(2)]
-    for row in rows:
-        row.config["model"]["id"] = EVIL
-        row.metrics.update({f"{EVIL}_acc": 0.5, "machine": EVIL, "energy_source": EVIL})
-    return rows
-
-
-ODD = {
-    "one trial": lambda: results()[:1],
-    "all failed": lambda: results()[-1:],
-    "no front": lambda: [trial(0, 0.8, 2.0), trial(1, 0.7, 1.0, ANGULAR, machine="box-2")],
-    "no trials": list,
-    "markup in names": _evil,
-}
+        for _ in range(5):
+            began = time.perf_counter()
+            page.reload()
+            page.wait_for_selector(READY)
+            waited.append(time.perf_counter() - began)
+    assert min(waited) < 1.5, waited
 
 
 @pytest.mark.parametrize("kind", ODD)
@@ -198,6 +180,9 @@ def test_odd_runs_have_a_page_that_works(kind: str, tmp_path: Path):
 
 def test_two_thousand_trials(tmp_path: Path):
     folder = replayed_run(tmp_path / "runs" / "large", 2000)
+    began = time.process_time()
+    assert len(load_trials(folder)) == 2000
+    assert time.process_time() - began < 2
     began = time.process_time()
     path = write_report(folder)
     spent = time.process_time() - began

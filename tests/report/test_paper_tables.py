@@ -27,6 +27,8 @@ def run(tmp_path: Path) -> Path:
     pruned = {"method": "llm_pruner", "ratio": 0.25, "importance": "param_first"}
     dense = trial(0, 0.8, 2.0, parameters_removed_ratio=0.0, energy_wh_tasks=2.0, **scores(0.8))
     other = trial(1, 0.6, 1.0, pruned, parameters_removed_ratio=0.2, energy_wh_tasks=1.0, **scores(0.6))
+    for each in (dense, other):
+        each.config["model"]["id"] = "huggyllama/llama-7b"
     write_trials(tmp_path / "r", [other, dense, *results()[-1:]])
     return tmp_path / "r"
 
@@ -57,6 +59,15 @@ def test_beside_published_values(run: Path):
     less = next(row for row in rows if row["method"] == "llm_pruner 25 % − Element¹")
     assert (less["boolq"], less["mean"]) == ("+2.94", "+3.31")
     assert not any("Vector" in row["method"] and "−" in row["method"] for row in rows)
+
+
+def test_another_model_has_no_difference(tmp_path: Path):
+    for number, model in enumerate(("pypi:smollm2-135m", "huggyllama/llama-7b")):
+        dense = trial(0, 0.8, 2.0, parameters_removed_ratio=0.0, **scores(0.8))
+        dense.config["model"]["id"] = model
+        write_trials(tmp_path / model, [dense])
+        less = [row for row in rows_of(tmp_path / model, "llm_pruner", "llm_pruner") if "−" in row["method"]]
+        assert len(less) == number, model
 
 
 @pytest.mark.parametrize("paper", PAPERS)

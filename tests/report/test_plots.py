@@ -140,6 +140,23 @@ def test_odd_runs_give_a_picture_or_a_clear_error(kind: str, odd: str, tmp_path:
         assert save_plot(runs, kind, tmp_path / "x.svg").read_text().count("<svg") == 1
 
 
+def test_radar_shows_another_trial_than_dense_where_dense_is_the_knee(tmp_path: Path):
+    tasks = {f"{task}_acc": 0.5 for task in ("boolq", "arc_easy", "piqa")}
+    others = [trial(i, 0.4 + 0.1 * i, 9.0, ANGULAR, energy_kind="contaminated", **tasks) for i in (1, 2)]
+    write_trials(tmp_path / "r", [trial(0, 0.8, 2.0, **tasks), *others])
+    assert [line.get_label() for line in gp.plots.radar(tmp_path / "r").axes[0].lines] == ["dense", "angular 4"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PLOTS if kind != "family"])
+def test_no_title_is_cut(kind: str, run: Path, tmp_path: Path):
+    """What is drawn at the edges leaves them white."""
+    from matplotlib.image import imread
+
+    picture = imread(save_plot([run], kind, tmp_path / "x.png"))[..., :3]
+    edges = [picture[0], picture[-1], picture[:, 0], picture[:, -1]]
+    assert all((edge == 1).all() for edge in edges)
+
+
 def test_a_method_has_its_look_on_curves_too(run: Path):
     axes = gp.plots.curves(run).axes[0]
     marks = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}

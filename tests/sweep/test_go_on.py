@@ -25,6 +25,7 @@ from greenprune.sweep.driver import run_sweep
 from greenprune.sweep.live import Live
 from greenprune.sweep.run_folder import RunFolder
 from greenprune.sweep.search import SweepSearch
+from greenprune.sweep.track import Trackers
 
 
 @pytest.fixture
@@ -184,7 +185,7 @@ def test_a_fresh_head_keeps_the_rows_of_the_bucket(tmp_path, tiny_experiment):
         write_result(former.path, TrialResult(trial_id, number, "ok", {"prune": {"method": "none"}}))
         former.storage.push(f"tiny/trials/{trial_id}")
 
-    with Live(new, experiment, new.results(), total=5, concurrent=lambda: 1, quiet=True):
+    with Live(new, experiment, new.results(), Trackers([], new), total=5, concurrent=lambda: 1, quiet=True):
         pass
     reader = RunFolder(storage_with("reader"), "tiny")
     assert reader.storage.pull("tiny/trials.parquet")
@@ -207,7 +208,7 @@ def test_a_trial_whose_driver_has_another_cache_counts_by_what_it_wrote(tmp_path
     experiment = parse_experiment(tiny_experiment)
     config = experiment.trial()
     ours = {"trial_id": config.trial_id(), "number": 3, "trial": config.model_dump(mode="json")}
-    with Live(sweeps, experiment, [], total=5, concurrent=lambda: 1, quiet=True) as live:
+    with Live(sweeps, experiment, [], Trackers([], sweeps), total=5, concurrent=lambda: 1, quiet=True) as live:
         live.started(SimpleNamespace(trial_id="ray's", config=ours))
         write_result(trials.path, result_of(config, 3))
         trials.storage.push(f"tiny/trials/{config.trial_id()}")

@@ -69,7 +69,7 @@ def test_watching_ends_with_the_run(run: Path):
 def test_the_commands(run: Path):
     shown = CliRunner().invoke(app, ["watch", str(run), "--once", "--html"])
     assert shown.exit_code == 0, shown.output
-    for part in ("r: 2 of 4 trials ended", "about 1.0 h and 0.002 kWh", "angular-now heal", "front: dense, angular 4"):
+    for part in ("r: 2 of 4 trials ended", "about 60 min and 0.002 kWh", "angular-now heal", "front: dense, angular 4"):
         assert part in " ".join(shown.output.split())
     assert (run / "report.html").exists()
     assert CliRunner().invoke(app, ["logs", str(run), "angular-n"]).output == "first\n"

@@ -30,7 +30,7 @@ function verdict(a, b) {
   }
   const signed = (v) => (v === null ? "–" : `${v > 0 ? "+" : ""}${v.toFixed(3)}`);
   const rows = found.map((t) => [t.task, t.a.toFixed(3), t.b.toFixed(3), signed(t.difference), t.low === null ? "–" : `${signed(t.low)} … ${signed(t.high)}`, general(t.p, 2), MARKED[t.verdict] ?? t.verdict, String(t.documents)]);
-  return plainTable("Paired test of both trials' answers to the same documents, at the 5 % level", ["task", "A", "B", "A − B", "95 % interval", "p", "verdict", "documents"], rows);
+  return plainTable("Paired test of both trials' answers to the same documents, at the 5 % level. p of single tasks is raised for their number (Holm); the intervals aren't.", ["task", "A", "B", "A − B", "95 % interval", "p", "verdict", "documents"], rows);
 }
 
 function turned(tests) {

@@ -30,7 +30,7 @@ function qualityAgainstSize(holder, quality) {
   const floor = run.floors[quality];
   const guides = [[dense, "dense model"], [floor, "no knowledge (floor)"]].filter(([v]) => isNumber(v));
   const chart = frame(holder, { x: spread(rows.map((i) => value(removed, i))), y: spread([...marks, ...guides.map(([v]) => v)]), xTitle: axisTitle(removed), yTitle: axisTitle(quality), height: 340, label: `${heading(quality)} against the share of parameters removed` });
-  for (const [v, text] of guides) chart.layer.append(svg("line", { x1: chart.left, x2: chart.right, y1: chart.sy(v), y2: chart.sy(v), class: "guide" }), svg("text", { x: chart.right - 4, y: chart.sy(v) - 4, "text-anchor": "end", class: "note" }, text));
+  for (const [v] of guides) chart.layer.append(svg("line", { x1: chart.left, x2: chart.right, y1: chart.sy(v), y2: chart.sy(v), class: "guide" }));
   for (const key of unique(rows.map((i) => `${methodOf(i)} ${healed(i)}`))) {
     const curve = rows.filter((i) => `${methodOf(i)} ${healed(i)}` === key);
     const sizes = unique(curve.map((i) => value(removed, i))).sort((a, b) => a - b);
@@ -42,6 +42,12 @@ function qualityAgainstSize(holder, quality) {
     chart.layer.append(withTip(mark, () => trialLines(i)));
     return mark;
   });
+  for (const [v, text] of guides) {
+    const near = rows.filter((i) => Math.abs(chart.sy(value(quality, i)) - chart.sy(v)) < 24).map((i) => chart.sx(value(removed, i)));
+    const places = [1, 0.75, 0.5, 0.25].map((share) => chart.left + share * (chart.right - chart.left) - 4);
+    const x = places.find((end) => !near.some((at) => at > end - 7 * text.length - 8 && at < end + 8)) ?? places[0];
+    chart.layer.append(svg("text", { x, y: chart.sy(v) - 4, "text-anchor": "end", class: "note" }, text));
+  }
   roving(drawn, holder);
   return html("div", {}, chart.root, methodLegend(rows), html("p", { class: "note" }, "Lines join the best trial of each size of a method; dashed without healing."));
 }

@@ -25,6 +25,9 @@ function shown(name, v) {
   return comma ? scaled.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }) : scaled.toFixed(digits);
 }
 
+/** A number's error: with two digits where its column shows as many digits as matter. */
+const shownError = (name, v) => (run.columns[name].shown.endsWith("g}") ? general(v / run.columns[name].scale, 2) : shown(name, v));
+
 const general = (v, digits = 4) => String(Number(v.toPrecision(digits)));
 
 function withUnit(name, v) {
@@ -48,8 +51,8 @@ const directionOf = (name) => run.objectives.find(([objective]) => objective ===
 const state = { excluded: {}, budgets: {}, chosen: null, listeners: [] };
 const listen = (draw) => { state.listeners.push(draw); draw(); };
 const changed = () => state.listeners.forEach((draw) => draw());
-/** The trial that views show: the chosen one, else the front's knee. */
-const favourite = () => state.chosen ?? run.knee ?? run.front.find((i) => i !== run.dense) ?? null;
+/** The trial that views show beside the dense model: the chosen one, else the front's knee, else any of the front, else any. */
+const favourite = () => state.chosen ?? [run.knee, ...run.front, ...everyTrial.filter(finished)].find((i) => i !== null && i !== run.dense) ?? run.dense;
 const choose = (i) => { state.chosen = i; changed(); };
 const isShown = (i) => Object.entries(state.excluded).every(([name, values]) => !values.has(cellText(name, i)));
 const cellText = (name, i) => shown(name, value(name, i));

@@ -28,7 +28,7 @@ function trialLines(i) {
 }
 
 const errorOf = (name, i) => run.errors[name]?.[i] ?? 0;
-const errorText = (name, i) => (errorOf(name, i) ? ` ± ${shown(name, errorOf(name, i))}` : "");
+const errorText = (name, i) => (errorOf(name, i) ? ` ± ${shownError(name, errorOf(name, i))}` : "");
 
 function startFront(part) {
   const names = numeric();
@@ -37,13 +37,16 @@ function startFront(part) {
   const axes = { y: first, x: second ?? first };
   const holder = html("div", { class: "chart" });
   const problem = html("p", { class: "caution", role: "status", hidden: true });
+  const absent = html("p", { class: "note", role: "status" });
   const options = names.map((name) => [name, heading(name)]);
   const pick = (axis) => (name) => { axes[axis] = name; draw(); };
   const controls = html("div", { class: "row" }, chooser("upwards", options, axes.y, pick("y")), chooser("to the right", options, axes.x, pick("x")));
 
   function draw() {
     const { x, y } = axes;
-    const { rows, problem: why } = comparable(unique([y, x]), everyTrial.filter(isShown));
+    const asked = everyTrial.filter(isShown);
+    const { rows, problem: why } = comparable(unique([y, x]), asked);
+    absent.textContent = rows.length < asked.length ? notDrawn(asked.filter((i) => !rows.includes(i)), [y, x]) : "";
     problem.hidden = why === null && rows.length > 0;
     problem.textContent = why ?? "No trial that the filters leave has both numbers.";
     if (!rows.length) return holder.replaceChildren();
@@ -61,11 +64,19 @@ function startFront(part) {
     holder.replaceChildren(chart.root, methodLegend(rows));
   }
 
-  part.replaceChildren(controls, filters() ?? "", problem, holder, html("p", { class: "note" },
+  part.replaceChildren(controls, filters() ?? "", problem, holder, absent, html("p", { class: "note" },
     "Bars: one standard error of a score, the 95 % interval of an energy over its windows. Faded: beaten by another trial on both axes. Shaded: outside of the budgets below. Click a trial to choose it for what follows."));
   listen(draw);
   onResize(holder, draw);
   return true;
+}
+
+/** How many of these trials failed, are contaminated, or miss a number. */
+function notDrawn(trials, names) {
+  const kinds = names.map((name) => run.columns[name].kind).filter(Boolean);
+  const reasons = { failed: 0, "contaminated by other work on their node": 0, "without a number": 0 };
+  for (const i of trials) reasons[!finished(i) ? "failed" : kinds.some((kind) => value(kind, i) === run.contaminated) ? "contaminated by other work on their node" : "without a number"] += 1;
+  return `Not drawn: ${Object.entries(reasons).filter(([, count]) => count).map(([why, count]) => `${count} ${why}`).join(", ")}.`;
 }
 
 function drawTrial(chart, i, x, y, onFront) {

@@ -22,7 +22,8 @@ function radar(columns, trials, title) {
   const { rows: measured, problem } = comparable(columns, trials);
   if (problem || !measured.length) return null;
   const most = Math.max(...measured.flatMap((i) => columns.map((name) => value(name, i)))) || 1;
-  const size = 300, middle = size / 2, reach = size / 2 - 40, aside = 50;
+  const size = 300, middle = size / 2, reach = size / 2 - 40;
+  const aside = Math.max(30, 7 * Math.max(...columns.map((name) => run.task_names[name].length)) - 20); // for the names beside it
   const at = (k, share) => {
     const angle = (2 * Math.PI * k) / columns.length - Math.PI / 2;
     return [middle + reach * share * Math.cos(angle), middle + reach * share * Math.sin(angle)];

@@ -2,7 +2,8 @@
 
 function startTrials(part) {
   const names = Object.keys(run.columns);
-  const shownNames = new Set(["trial_number", ...names.filter((name) => run.columns[name].config), ...run.first_columns.filter(known)]);
+  const varies = (name) => unique(everyTrial.map((i) => value(name, i)).filter((v) => v !== null)).length > 1;
+  const shownNames = new Set(["trial_number", ...names.filter((name) => run.columns[name].config && varies(name)), ...run.first_columns.filter(known)]);
   const order = { name: "trial_number", up: true };
   const words = html("input", { type: "search", placeholder: "e.g. lora", oninput: () => draw() });
   const holder = html("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "All trials" });
@@ -20,10 +21,13 @@ function startTrials(part) {
     });
   }
 
+  const texts = new Set(["trial_id", ...names.filter((name) => everyTrial.some((i) => typeof value(name, i) === "string"))]);
+  const asText = (name) => (texts.has(name) ? "text" : null);
+
   function head(name) {
     const sorted = order.name === name ? (order.up ? "ascending" : "descending") : null;
     const sort = () => { order.up = order.name === name ? !order.up : true; order.name = name; draw(); holder.querySelector(`[data-sort="${CSS.escape(name)}"]`).focus(); };
-    return html("th", { scope: "col", "aria-sort": sorted, title: run.columns[name].meaning }, button(heading(name) + (sorted ? (order.up ? " ▲" : " ▼") : ""), sort, { "data-sort": name }));
+    return html("th", { scope: "col", class: asText(name), "aria-sort": sorted, title: run.columns[name].meaning }, button(heading(name) + (sorted ? (order.up ? " ▲" : " ▼") : ""), sort, { "data-sort": name }));
   }
 
   function csv() {
@@ -36,7 +40,7 @@ function startTrials(part) {
   function draw() {
     const columns = names.filter((name) => shownNames.has(name) && name !== "trial_id");
     const found = rows();
-    const cell = (name, i) => html("td", { class: run.columns[name].text ? "text" : null }, cellText(name, i) + (isNumber(value(name, i)) ? errorText(name, i) : ""));
+    const cell = (name, i) => html("td", { class: asText(name) }, cellText(name, i) + (isNumber(value(name, i)) ? errorText(name, i) : ""));
     holder.replaceChildren(html("table", {}, html("caption", {}, "Click a heading to sort. ● is on the front; – is not measured."),
       html("thead", {}, html("tr", {}, head("trial_id"), columns.map(head))),
       html("tbody", {}, found.map((i) => html("tr", {}, html("th", { scope: "row", class: "text", title: value("trial_id", i) }, `${run.front.includes(i) ? "● " : ""}${run.labels[i]}`), columns.map((name) => cell(name, i)))))));
