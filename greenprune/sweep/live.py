@@ -110,6 +110,8 @@ class Live:
         self.trackers.started(begun)
 
     def tick(self) -> None:
+        """What is done at every step of Tune's, to the last: where nothing is left to suggest, nobody else asks."""
+        self.concurrent()  # looks at the nodes, and takes note of those that come
         if self.unwritten and time.time() - self.written > SECONDS_BETWEEN_TABLES:
             self._write()
         if not self.console.is_terminal and time.time() - self.shown > SECONDS_BETWEEN_LINES:

@@ -208,8 +208,17 @@ def test_a_trial_whose_driver_has_another_cache_counts_by_what_it_wrote(tmp_path
     experiment = parse_experiment(tiny_experiment)
     config = experiment.trial()
     ours = {"trial_id": config.trial_id(), "number": 3, "trial": config.model_dump(mode="json")}
-    with Live(sweeps, experiment, [], Trackers([], sweeps), total=5, concurrent=lambda: 1, quiet=True) as live:
+    looked: list[int] = []
+
+    def width() -> int:
+        looked.append(len(looked))
+        return 1
+
+    with Live(sweeps, experiment, [], Trackers([], sweeps), total=5, concurrent=width, quiet=True) as live:
         live.started(SimpleNamespace(trial_id="ray's", config=ours))
+        before = len(looked)
+        live.tick()
+        assert len(looked) == before + 1, "nodes that join last are noted too"
         write_result(trials.path, result_of(config, 3))
         trials.storage.push(f"tiny/trials/{config.trial_id()}")
         live.ended(SimpleNamespace(trial_id="ray's", config=ours))
