@@ -194,27 +194,13 @@ def _metered(request: Request, store: Store, out: Path) -> dict[str, Any]:
     """Do a stage's work; gives its energy for the manifest, as far as it was metered, and the stage's own facts."""
     import torch
 
-    from greenprune.energy import AbsentMeter, Meter, machine_identity, stage_meter
-    from greenprune.errors import EnergyError
+    from greenprune.energy import metered_stage
     from greenprune.models.load import default_device
 
     resumed = STAGES[request.stage].resumes and any(out.iterdir())
-    try:
-        meter: Meter = stage_meter(torch.device(default_device()))
-    except EnergyError as problem:
-        meter = AbsentMeter(str(problem))
-    with meter.window(request.stage) as window:
+    with metered_stage(request.stage, torch.device(default_device())) as cost:
         made = _done(request, store, out)
-    if resumed:  # a former attempt's part is lost with its process
-        return made
-    reading, machine = window.reading, machine_identity()[0]
-    return {
-        **made,
-        "energy_j": reading.energy_j,
-        "energy_kind": reading.grade,
-        "energy_source": reading.source,
-        "machine": machine,
-    }
+    return made if resumed else {**made, **cost}  # a former attempt's part is lost with its process
 
 
 def perform_all(requests: Sequence[Request], storage_uri: str) -> list[Artifact]:

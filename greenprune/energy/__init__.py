@@ -14,7 +14,9 @@ away. CodeCarbon, pynvml and torch are loaded when a meter or the machine's iden
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from greenprune.energy.costs import break_even_requests
 from greenprune.energy.counting import Part
@@ -40,6 +42,7 @@ __all__ = [
     "machine_identity",
     "meter_for",
     "meter_if_possible",
+    "metered_stage",
     "notes_of",
     "stage_meter",
     "worst_grade",
@@ -62,3 +65,18 @@ def meter_if_possible(device: torch.device) -> Meter:
     except EnergyError as problem:
         log.warning("energy is absent: %s", problem)
         return AbsentMeter(str(problem))
+
+
+@contextmanager
+def metered_stage(stage: str, device: torch.device) -> Iterator[dict[str, Any]]:
+    """What a stage's work on `device` costs, as its manifest has it; the mapping is filled when the `with` ends."""
+    try:
+        meter: Meter = stage_meter(device)
+    except EnergyError as problem:
+        meter = AbsentMeter(str(problem))
+    cost: dict[str, Any] = {}
+    with meter.window(stage) as window:
+        yield cost
+    reading = window.reading
+    cost |= {"energy_j": reading.energy_j, "energy_kind": reading.grade, "energy_source": reading.source}
+    cost["machine"] = machine_identity()[0]

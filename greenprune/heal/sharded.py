@@ -33,8 +33,7 @@ def heal_on_worker(inputs: dict[str, Any]) -> dict[str, Any] | None:
     """
     import torch
 
-    from greenprune.energy import AbsentMeter, Meter, stage_meter
-    from greenprune.errors import EnergyError
+    from greenprune.energy import metered_stage
     from greenprune.heal import heal_here
     from greenprune.models.load import default_device
     from greenprune.models.zero3 import deepspeed_here
@@ -42,27 +41,18 @@ def heal_on_worker(inputs: dict[str, Any]) -> dict[str, Any] | None:
     deepspeed_here()
     blocks = {name: torch.from_numpy(inputs[name]) for name in ("train", "validation")}
     resumed = any(Path(inputs["out"], "work").glob("checkpoint-*"))
-    try:
-        meter: Meter = stage_meter(torch.device(default_device()))
-    except EnergyError as problem:
-        meter = AbsentMeter(str(problem))
-    with meter.window("heal") as window:
+    with metered_stage("heal", torch.device(default_device())) as cost:
         heal_here(**{**inputs, **blocks})
-    reading = window.reading
-    return _of_all(
-        {"energy_j": reading.energy_j, "energy_kind": reading.grade, "energy_source": reading.source}, resumed
-    )
+    return _of_all(cost, resumed)
 
 
 def _of_all(mine: Mapping[str, Any], resumed: bool) -> dict[str, Any] | None:
     """The energy of all workers together; None where a former attempt's is lost, or not all were metered alike."""
     import torch.distributed as dist
 
-    from greenprune.energy import machine_identity
-
     found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, {**mine, "machine": machine_identity()[0], "resumed": resumed})
+    dist.all_gather_object(found, {**mine, "resumed": resumed})
     alike = all(len({reading[name] for reading in found}) == 1 for name in ("energy_kind", "energy_source", "machine"))
     if not alike or any(reading["resumed"] or reading["energy_j"] is None for reading in found):
         return None
-    return {**mine, "energy_j": sum(reading["energy_j"] for reading in found), "machine": found[0]["machine"]}
+    return {**mine, "energy_j": sum(reading["energy_j"] for reading in found)}
