@@ -50,6 +50,9 @@ def _keep_layers_in_config(model: PreTrainedModel, kept: list[int], total: int) 
         if isinstance(value, list) and len(value) == total and not name.endswith("token_id"):
             setattr(config, name, [value[index] for index in kept])
     config.num_hidden_layers = len(kept)
+    if config.is_heterogeneous:
+        own = {int(layer): fields for layer, fields in config.to_dict()["per_layer_config"].items()}
+        config.per_layer_config = {new: own[old] for new, old in enumerate(kept) if old in own}
     if hasattr(config, "max_window_layers"):  # Qwen: layers from this one on use the sliding window
         config.max_window_layers = sum(index < config.max_window_layers for index in kept)
 
