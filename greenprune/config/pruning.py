@@ -12,7 +12,6 @@ from pydantic import Field, field_validator, model_validator
 from greenprune.config.section import Int, Section
 from greenprune.errors import ConfigError, nearest
 
-
 COMPENSATION_VERSION = 1  # raised when what prune.reconstruct or prune.patch gives changes for the same input
 
 

@@ -5,8 +5,7 @@
         sums.add(x, errors, weights, held)  # [tokens, inputs], [tokens, outputs], [tokens], bool [tokens]
     correction, ridge = sums.solve()        # D of the least sum over tokens of weight² ||x D - error||², + ridge
 
-The ridge adds, for each input, ridge * the sum of weight² x² * ||its row of D||²: as if inputs were standardised, so that
-a strong one isn't let off lightly beside a weak one.
+The ridge adds, for each input, ridge * the sum of weight² x² * ||its row of D||²: as if all inputs were of one size.
 
 Memory goes with the square of the inputs, not with the tokens. How strong the ridge is, tokens decide that are held
 back: from the sums alone their error is known for every candidate. Then all tokens make the correction.
