@@ -7,8 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from greenprune.benchmark.own_tasks.rouge import ROUGE_METRICS as ROUGE
-from greenprune.columns import COLUMNS, CONTAMINATED, Column
+from greenprune.columns import COLUMNS, CONTAMINATED, Column, pattern_of
 from greenprune.config import STAGES
 from greenprune.energy.costs import break_even_requests
 from greenprune.energy.machine import machine_class_of
@@ -121,7 +120,8 @@ def _of_tasks(scores: Mapping[str, Any], with_energy: bool) -> dict[str, Any]:
         metrics["perplexity_note"] = f"{', '.join(infinite)}: logits that aren't finite"
     for task, result in scores["tasks"].items():
         joules = result["joules"] if with_energy else None
-        metrics |= {f"{task}_{name}": value for name, value in result["metrics"].items() if name in ROUGE}
+        named = {f"{task}_{name}": value for name, value in result["metrics"].items()}
+        metrics |= {name: value for name, value in named.items() if pattern_of(name) == "<task>_rouge<n>"}
         metrics |= {
             f"{task}_acc": result["value"],
             f"{task}_stderr": result["stderr"],

@@ -6,8 +6,8 @@ This file travels with a checkpoint and needs only torch and transformers:
 
 `config.per_layer_config` (Transformers' key, which vLLM reads too) says in what a layer differs from the rest of
 config.json: its heads and channels, under the names of the architecture, and `o_proj_bias` and `down_proj_bias`,
-whether the output projections of attention and MLP have a bias. All else is as in the stock architecture: its forward
-pass takes the widths from the tensors.
+whether the output projections of attention and MLP have a bias. A layer of no heads has no attention. All else is as in
+the stock architecture: its forward pass takes the widths from the tensors.
 
 PrunedLlamaForCausalLM is the narrow form of Transformers' LlamaForCausalLM, PrunedLlamaModel of LlamaModel, and so for
 every other: the class is made when this module is asked for it. vLLM builds the second (`AutoModel`).
@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
 import transformers
 from torch import nn
 from transformers import PreTrainedModel
@@ -91,6 +92,26 @@ def __getattr__(name: str) -> Any:
     return pruned_class(stock)
 
 
+class NoAttention(nn.Module):
+    """Stands where a layer has no attention: adds nothing to the residual stream.
+
+    A KV cache counts its tokens in the first layer, so one number a token is kept in it here too.
+    """
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.head_dim = attention.head_dim if hasattr(attention, "head_dim") else attention.head_size
+        self.layer_idx: int = attention.layer_idx
+
+    def forward(self, *states: torch.Tensor, **arguments: Any) -> tuple[torch.Tensor, None]:
+        hidden = states[0] if states else arguments["hidden_states"]
+        for cache in arguments.values():
+            if isinstance(cache, transformers.Cache):
+                counted = hidden.new_zeros(hidden.shape[0], 1, hidden.shape[1], 1)
+                cache.update(counted, counted, self.layer_idx)
+        return torch.zeros_like(hidden), None
+
+
 def channels_key(config: Any) -> str:
     """What the architecture calls the width of its MLP."""
     return "ffn_dim" if hasattr(config, "ffn_dim") else "intermediate_size"
@@ -118,7 +139,11 @@ def set_per_layer_config(config: Any, layers: dict[int, dict[str, Any]]) -> None
 
 def make_narrow(layer: nn.Module, own: Any, config: Any) -> None:
     """Give a stock layer the linears of its own configuration, not initialised as the architecture would."""
-    attention = layer.self_attn if hasattr(layer, "self_attn") else layer.attention
+    place = "self_attn" if hasattr(layer, "self_attn") else "attention"
+    attention = getattr(layer, place)
+    if not own.num_attention_heads:
+        attention = NoAttention(attention)
+        setattr(layer, place, attention)
     head_dim = attention.head_dim if hasattr(attention, "head_dim") else attention.head_size
     heads, channels = own.num_attention_heads, getattr(own, channels_key(own))
     kv_heads = getattr(own, "num_key_value_heads", heads)
@@ -143,6 +168,8 @@ def make_narrow(layer: nn.Module, own: Any, config: Any) -> None:
 
 def set_heads(attention: nn.Module, heads: int, kv_heads: int, config: Any) -> None:
     """Tell an attention module its numbers of heads, under the names that its architecture reads."""
+    if not heads:
+        return
     for name, value in (
         ("num_key_value_groups", heads // kv_heads),
         ("num_key_value_heads", kv_heads),

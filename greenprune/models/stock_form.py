@@ -85,7 +85,7 @@ def _check_names(model: PreTrainedModel) -> None:
 
 def _same_function(model: PreTrainedModel) -> tuple[type[PreTrainedModel], PreTrainedConfig] | None:
     """A stock class that computes the same and can have this shape, and the configuration to begin from."""
-    if sees_less(model.config):
+    if sees_less(model.config) or not _of_one_width(model):
         return None
     for name in architecture_of(model).same_as:
         other = ARCHITECTURES[name].stock
@@ -98,6 +98,11 @@ def _same_function(model: PreTrainedModel) -> tuple[type[PreTrainedModel], PreTr
             if config is not None and _stock_form(model, other, config):
                 return other, config
     return None
+
+
+def _of_one_width(model: PreTrainedModel) -> bool:
+    views = Decoder(model).views()
+    return len({(view.heads, view.kv_heads, view.channels) for view in views}) == 1 and views[0].attends
 
 
 def sees_less(config: PreTrainedConfig) -> bool:
@@ -122,7 +127,7 @@ def _stock_form(model: PreTrainedModel, target: type[PreTrainedModel], config: P
     The judge is the class itself, built without memory: what it gives is what from_pretrained will build.
     """
     views = Decoder(model).views()
-    if len({(view.heads, view.kv_heads, view.channels) for view in views}) > 1:
+    if not _of_one_width(model):
         return None
     fields = _fields(model, views[0].heads, views[0].kv_heads, views[0].channels)
     off = [name for name in ARCHITECTURES[config.model_type].layout.config_biases if not getattr(config, name)]
@@ -200,7 +205,9 @@ def _set_pruned(model: PreTrainedModel, pruned: type[PreTrainedModel]) -> None:
     layers = {}
     for layer, view in enumerate(decoder.views()):
         layers[layer] = {"num_attention_heads": view.heads, decoder.layout.config_channels: view.channels}
-        layers[layer] |= zip(BIASES, (view.out.bias is not None, view.down.bias is not None), strict=True)
+        layers[layer] |= zip(
+            BIASES, (view.attends and view.out.bias is not None, view.down.bias is not None), strict=True
+        )
         if not decoder.layout.head_dim_from_hidden:
             layers[layer]["num_key_value_heads"] = view.kv_heads
     set_per_layer_config(config, layers)
