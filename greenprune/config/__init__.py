@@ -52,20 +52,12 @@ from greenprune.config.overrides import (
 )
 from greenprune.config.pruning import (
     DepthPruning,
-    FlapPruning,
-    LlmPrunerPruning,
     MaskPruning,
     Method,
-    MinitronWidthPruning,
     NoPruning,
     PruneConfig,
-    RatioPruning,
     Shape,
-    SharePruning,
     SkippingPruning,
-    TwoStagePruning,
-    WandaSpPruning,
-    WidthPruning,
 )
 from greenprune.config.section import Section
 from greenprune.config.stages import (
@@ -96,6 +88,17 @@ from greenprune.config.texts import (
 )
 from greenprune.config.trial import (
     TrialConfig,
+)
+from greenprune.config.width_pruning import (
+    FlapPruning,
+    LlmPrunerPruning,
+    MinitronWidthPruning,
+    RatioPruning,
+    SharePruning,
+    ShearedPruning,
+    TwoStagePruning,
+    WandaSpPruning,
+    WidthPruning,
 )
 
 __all__ = [
@@ -132,6 +135,7 @@ __all__ = [
     "SequencePruning",
     "Shape",
     "SharePruning",
+    "ShearedPruning",
     "SkippingPruning",
     "Stage",
     "StageResources",
