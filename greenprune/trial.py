@@ -17,7 +17,8 @@ from typing import Any
 
 from greenprune import assets
 from greenprune.bos import with_bos
-from greenprune.config import STAGES, TrialConfig, absolute
+from greenprune.config import STAGES, TrialConfig, absolute, refuse_missing_engine
+from greenprune.config.lengths import request_lengths
 from greenprune.decided import decided
 from greenprune.errors import DamagedArtifact
 from greenprune.experiment import Experiment
@@ -84,8 +85,12 @@ def _walk(config: TrialConfig, stages: Stages, number: int) -> TrialResult:
 
 
 def check_benchmark(config: TrialConfig) -> None:
-    """Raises ConfigError for tasks or a country that their libraries don't know, before any stage runs."""
+    """Raises ConfigError for tasks or a country that their libraries don't know, for an engine that isn't installed
+    here and for a file of request lengths that isn't one, before any stage runs."""
     benchmark = config.benchmark
+    if benchmark.energy:
+        refuse_missing_engine(benchmark.energy.engine)
+        request_lengths(benchmark.energy.prompt_len, benchmark.energy.decode_len)
     if benchmark.energy and benchmark.energy.country:
         from greenprune.energy.carbon import check_country
 

@@ -88,15 +88,15 @@ def summarise(
 ) -> WorkloadFigures:
     """The workload's figures from its windows, and from one at rest."""
     prefill_s = median(seconds for window in prefills for seconds in window.passes)
-    step_s = median(seconds for window in decodes for seconds in window.passes) / config.decode_len
+    step_s = median(seconds for window in decodes for seconds in window.passes) / config.request.decode
     readings = readings_of(prefills, decodes)
     idle_w = _idle_power_w(idle, readings)
     return WorkloadFigures(
         prefill_latency_s=prefill_s,
         decode_latency_s=step_s,
-        prefill_tokens_per_s=config.batch_size * config.prompt_len / prefill_s,
+        prefill_tokens_per_s=config.batch_size * config.request.prompt / prefill_s,
         decode_tokens_per_s=config.batch_size / step_s,
-        energy=_energy(prefills, decodes, config, idle_w, delay_s=prefill_s + step_s * config.decode_len),
+        energy=_energy(prefills, decodes, config, idle_w, delay_s=prefill_s + step_s * config.request.decode),
         idle_power_w=idle_w,
         energy_window_s=min(reading.seconds for reading in readings),
         energy_repeats=len(prefills),
@@ -137,14 +137,14 @@ def _energy(
     joules = sum(reading.energy_j or 0.0 for reading in readings)
     carbon = [reading.co2e_g for reading in readings if reading.co2e_g is not None]
     known = len(carbon) == len(readings)
-    tokens = config.prompt_len + config.decode_len
+    tokens = sum(config.request)
     busy_s = fmean(w.seconds_a_pass for w in prefills) + fmean(w.seconds_a_pass for w in decodes)
     net = None if idle_w is None else (fmean(batches) - idle_w * busy_s) / config.batch_size
     return WorkloadEnergy(
         energy_j_per_token=a_request / tokens,
         energy_j_per_token_net=None if net is None else net / tokens,
-        energy_j_per_prefill_token=fmean(of_prefill) / (config.batch_size * config.prompt_len),
-        energy_j_per_decode_token=fmean(of_decode) / (config.batch_size * config.decode_len),
+        energy_j_per_prefill_token=fmean(of_prefill) / (config.batch_size * config.request.prompt),
+        energy_j_per_decode_token=fmean(of_decode) / (config.batch_size * config.request.decode),
         energy_wh_per_1k_requests=REQUESTS * a_request / JOULES_PER_WH,
         energy_delay_product_js=a_request * delay_s,
         energy_ci95_ratio=ci95_ratio(batches),

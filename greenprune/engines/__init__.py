@@ -1,7 +1,7 @@
-"""The table of engines: what runs a checkpoint when its accuracy and its energy are measured.
+"""What runs a checkpoint when its accuracy and its energy are measured.
 
-An engine is one file here, one entry of ENGINES, and one row of tests/engines/test_engines.py. The table must
-import without torch, so classes are named, not held.
+An engine is one file here, one entry of ENGINES (greenprune/config/engines.py), and one row of
+tests/engines/test_engines.py.
 """
 
 from __future__ import annotations
@@ -11,16 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from greenprune._callable import function_named
+from greenprune.config import ENGINES, FIRST_ENGINE, EngineName
 
 if TYPE_CHECKING:
     import torch
 
     from greenprune.config import EnergyConfig
-
-ENGINES: dict[str, str] = {
-    "transformers": "greenprune.engines.transformers:TransformersEngine",
-}
-FIRST_ENGINE = next(iter(ENGINES))  # what runs where a configuration doesn't choose
 
 
 class WorkloadPhases(Protocol):
@@ -79,7 +75,9 @@ class Engine(Protocol):
         """The workload's phases, for as long as the `with` lasts. Raises ModelError as `check_length`."""
 
 
-def load_engine(checkpoint: Path, dtype: str, trust_remote_code: bool = False, name: str = FIRST_ENGINE) -> Engine:
+def load_engine(
+    checkpoint: Path, dtype: str, trust_remote_code: bool = False, name: EngineName = FIRST_ENGINE
+) -> Engine:
     """The checkpoint on an engine of the table."""
-    engine: type[Engine] = function_named(ENGINES[name])
+    engine: type[Engine] = function_named(ENGINES[name].engine)
     return engine.load(checkpoint, dtype, trust_remote_code)
