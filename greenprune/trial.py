@@ -70,14 +70,13 @@ def _walk(config: TrialConfig, stages: Stages, number: int) -> TrialResult:
     model = _heal(stages, config, pruned, _teach(stages, config, dense))
     accuracy = _accuracy(stages, config, model)
     energy, dense_energy = _energy(stages, config, model, dense)
-    country = config.benchmark.energy.country if config.benchmark.energy else None
 
     return TrialResult(
         trial_id=config.trial_id(),
         number=number,
         status="ok",
         config=config.model_dump(mode="json"),
-        metrics=metrics_of(stages.store, stages.done, accuracy, energy, dense_energy, country),
+        metrics=metrics_of(stages.store, stages.done, accuracy, energy, dense_energy, config.benchmark.energy),
         stages=[asdict(artifact) for artifact in stages.done],
         started=started,
         seconds=time.perf_counter() - began,
@@ -156,7 +155,10 @@ def _energy(
     if model is dense:
         (energy,) = stages.run_bound([of_dense])
         return energy, energy
-    dense_energy, energy = stages.run_bound([of_dense, make({"checkpoint": model})])
+    # A pruned model's key says which dense model it came from, so that one doesn't change the artifact's.
+    beside = {"dense": config.model} if config.benchmark.energy.paired else {}
+    of_model = make({"checkpoint": model}, options=_loading(config) | beside)
+    dense_energy, energy = stages.run_bound([of_dense, of_model])
     return energy, dense_energy
 
 

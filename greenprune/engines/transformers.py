@@ -38,26 +38,30 @@ class TransformersEngine:
         return perplexity(self.model, segments)
 
     @contextmanager
-    def serve(self, config: EnergyConfig) -> Iterator[ForwardPhases]:
+    def serve(self, config: EnergyConfig, concurrency: int = 1) -> Iterator[ForwardPhases]:
         self.check_length(sum(config.request), "benchmark.energy prompt_len + decode_len")
         training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
-                yield ForwardPhases(self.model, config)
+                yield ForwardPhases(self.model, config, concurrency)
         finally:
             self.model.train(training)
+
+    def close(self) -> None:
+        """Its memory goes when nobody holds the model any more."""
+        del self.model
 
 
 class ForwardPhases:
     """The workload as forwards of the model with a KV cache, a token a step."""
 
-    def __init__(self, model: PreTrainedModel, config: EnergyConfig) -> None:
+    def __init__(self, model: PreTrainedModel, config: EnergyConfig, concurrency: int = 1) -> None:
         self.model = model
         self.config = config
         vocabulary = model.config.get_text_config().vocab_size
         generator = torch.Generator().manual_seed(config.seed)
-        shape = (config.batch_size, config.request.prompt)
+        shape = (config.batch_size * concurrency, config.request.prompt)
         self.prompt = torch.randint(vocabulary, shape, generator=generator).to(model.device)
         self._first_token = self.prompt[:, -1:]
         self._cache = DynamicCache()
