@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from greenprune.columns import COLUMNS, CONTAMINATED, Column, pattern_of
-from greenprune.config import STAGES
+from greenprune.config import ENGINES, FIRST_ENGINE, STAGES, EnergyConfig
 from greenprune.energy.costs import break_even_requests
 from greenprune.energy.machine import machine_class_of
 from greenprune.energy.units import JOULES_PER_WH
@@ -21,12 +21,12 @@ def metrics_of(
     accuracy: Artifact,
     energy: Artifact | None,
     dense_energy: Artifact | None,
-    country: str | None = None,
+    config: EnergyConfig | None = None,
 ) -> dict[str, Any]:
     """All numbers of a trial by their columns; what wasn't measured is absent.
 
-    done: every artifact of the trial; dense_energy: the dense model's, measured on the same machine; country: ISO 3166
-    alpha-3 code, in whose electricity the tasks' joules are told as CO2e too.
+    done: every artifact of the trial; dense_energy: the dense model's, measured on the same machine; config: of the
+    workload, in whose country's electricity the tasks' joules are told as CO2e too.
     """
     made = {artifact.stage: artifact for artifact in done if STAGES[artifact.stage].role != "benchmark"}
     scores, workload = _read(store, accuracy, "accuracy.json"), _read(store, energy, "energy.json")
@@ -34,10 +34,12 @@ def metrics_of(
     metrics |= _of_pruning(_read(store, made.get("prune"), "report.json"), scores["parameters"])
     metrics |= _of_healing(_read(store, made.get("heal"), "history.json"))
     metrics |= _of_tasks(scores, with_energy=not workload or machine_class_of(scores) == machine_class_of(workload))
-    metrics |= _emissions_of_tasks(metrics, scores["tasks"], country)
-    metrics |= {name: value for name, value in workload.items() if not isinstance(value, dict | list)}
+    metrics |= _emissions_of_tasks(metrics, scores["tasks"], config.country if config else None)
+    if config and workload and "energy_engine" not in workload:  # an artifact of before 2026-11-28
+        engine = f"{FIRST_ENGINE} {ENGINES[FIRST_ENGINE].version()}"
+        metrics |= {"energy_engine": engine, "energy_concurrency": config.batch_size}
+    metrics |= _of_workload(workload, _read(store, dense_energy, "energy.json"))
     metrics["machine_class"] = machine_class_of(workload)
-    metrics |= _ratios(workload, _read(store, dense_energy, "energy.json"))
     metrics |= _of_making(list(made.values()), metrics)
     metrics |= _of_memory([*made.values(), accuracy, *([energy] if energy else [])])
     return {name: value for name, value in metrics.items() if value is not None}
@@ -46,6 +48,19 @@ def metrics_of(
 def _read(store: Store, artifact: Artifact | None, name: str) -> dict[str, Any]:
     """A file of an artifact, without its others; empty where there is no artifact."""
     return json.loads(store.part(artifact, name).read_text()) if artifact else {}
+
+
+def _of_workload(workload: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, Any]:
+    """The workload's figures, with their ratios to the dense model's; those of each number of requests in flight too.
+
+    Ratios of pairs stand among the figures and come before those of two artifacts.
+    """
+    metrics = _ratios(workload, dense)
+    metrics |= {name: value for name, value in workload.items() if not isinstance(value, dict | list)}
+    for number, figures in workload.get("at", {}).items():
+        found = _ratios(figures, dense.get("at", {}).get(number, {})) | figures
+        metrics |= {f"{name}@{number}": value for name, value in found.items()}
+    return metrics
 
 
 def _ratios(workload: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, float]:

@@ -16,9 +16,14 @@ overrides.py the dotted keys; refusals.py the wording of errors.
 from greenprune.config.benchmark import (
     BenchmarkConfig,
     EnergyConfig,
-    perplexity_name,
-    split_text,
     tokens_a_sequence,
+)
+from greenprune.config.engines import (
+    ENGINES,
+    FIRST_ENGINE,
+    EngineKind,
+    EngineName,
+    refuse_missing_engine,
 )
 from greenprune.config.heal import (
     HEAL_VARIANTS,
@@ -52,20 +57,12 @@ from greenprune.config.overrides import (
 )
 from greenprune.config.pruning import (
     DepthPruning,
-    FlapPruning,
-    LlmPrunerPruning,
     MaskPruning,
     Method,
-    MinitronWidthPruning,
     NoPruning,
     PruneConfig,
-    RatioPruning,
     Shape,
-    SharePruning,
     SkippingPruning,
-    TwoStagePruning,
-    WandaSpPruning,
-    WidthPruning,
 )
 from greenprune.config.section import Section
 from greenprune.config.stages import (
@@ -84,6 +81,7 @@ from greenprune.config.sweep import (
     random_point,
 )
 from greenprune.config.texts import (
+    FILES_AT,
     MODEL,
     TEXT_SUFFIXES,
     TEXTS_AT,
@@ -91,14 +89,30 @@ from greenprune.config.texts import (
     is_file,
     is_whole_text,
     named_in,
+    perplexity_name,
     split_label,
     split_revision,
+    split_text,
 )
 from greenprune.config.trial import (
     TrialConfig,
 )
+from greenprune.config.width_pruning import (
+    FlapPruning,
+    LlmPrunerPruning,
+    MinitronWidthPruning,
+    RatioPruning,
+    SharePruning,
+    ShearedPruning,
+    TwoStagePruning,
+    WandaSpPruning,
+    WidthPruning,
+)
 
 __all__ = [
+    "ENGINES",
+    "FILES_AT",
+    "FIRST_ENGINE",
     "HEALERS",
     "HEAL_VARIANTS",
     "METHODS",
@@ -113,6 +127,8 @@ __all__ = [
     "DepthPruning",
     "Dimension",
     "EnergyConfig",
+    "EngineKind",
+    "EngineName",
     "FlapPruning",
     "FullHealing",
     "HealConfig",
@@ -132,6 +148,7 @@ __all__ = [
     "SequencePruning",
     "Shape",
     "SharePruning",
+    "ShearedPruning",
     "SkippingPruning",
     "Stage",
     "StageResources",
@@ -157,6 +174,7 @@ __all__ = [
     "perplexity_name",
     "points",
     "random_point",
+    "refuse_missing_engine",
     "split_label",
     "split_revision",
     "split_text",

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import create_model, model_validator
 
-from greenprune.config.benchmark import BenchmarkConfig, split_text
+from greenprune.config.benchmark import BenchmarkConfig
 from greenprune.config.heal import HealConfig, NoHealing
 from greenprune.config.model import CalibrationConfig, ModelConfig
 from greenprune.config.pruning import PruneConfig
 from greenprune.config.section import Section
 from greenprune.config.stages import STAGES
-from greenprune.config.texts import is_whole_text, split_revision
+from greenprune.config.texts import is_whole_text, split_revision, split_text
 
 
 class TrialSections(Section):

@@ -26,6 +26,7 @@ from greenprune.config import (
     MaskPruning,
     PruneConfig,
     SequencePruning,
+    ShearedPruning,
     TextHealing,
     split_text,
     tokens_a_sequence,
@@ -190,6 +191,11 @@ def _of_step(sizes: ModelSizes, config: PruneConfig, text: CalibrationConfig, de
         need = replace(need, activations=need.activations + states + inputs)
     elif config.needs_tokens() and not config.statistics():
         need = replace(need, activations=need.activations + sizes.layers * batch * stream + logits_bytes(sizes, batch))
+    if isinstance(config, ShearedPruning):
+        batch = config.batch_size * text.seq_len
+        activations = 2 * sizes.layers * layer_activations(sizes, batch) + logits_bytes(sizes, batch)
+        trained = 4 if config.learning_rate else 1  # beside the weights: their gradients and Adam's two moments
+        need = replace(need, activations=activations, gradients=trained * sizes.parameters * FLOAT32)
     if isinstance(config, MaskPruning):
         hessians = 5 * max(sizes.channels, sizes.attention) ** 2 if config.entry.hessian else 0
         need = replace(need, statistics=FLOAT32 * (hessians + 4 * largest_matrix(sizes)))
@@ -226,8 +232,7 @@ def of_accuracy(sizes: ModelSizes, config: BenchmarkConfig, facts: Mapping[str, 
 
 
 def of_energy(sizes: ModelSizes, config: EnergyConfig, facts: Mapping[str, Any], devices: Devices) -> Memory:
-    prompt, length = (
-        config.batch_size * tokens for tokens in (config.prompt_len, config.prompt_len + config.decode_len)
-    )
+    batch, longest = config.batch_size * max(config.concurrency), config.longest
+    prompt, length = batch * longest.prompt, batch * sum(longest)
     activations = layer_activations(sizes, prompt) + 2 * cache_bytes(sizes, length)
-    return Memory(sizes.weight_bytes, activations + logits_bytes(sizes, config.batch_size))
+    return Memory(sizes.weight_bytes, activations + logits_bytes(sizes, batch))

@@ -92,7 +92,7 @@ def __getattr__(name: str) -> Any:
     return pruned_class(stock)
 
 
-class NoAttention(nn.Module):
+class NoHeads(nn.Module):  # not "…Attention": Transformers takes such a class for attention of its own kind
     """Stands where a layer has no attention: adds nothing to the residual stream.
 
     A KV cache counts its tokens in the first layer, so one number a token is kept in it here too.
@@ -142,7 +142,7 @@ def make_narrow(layer: nn.Module, own: Any, config: Any) -> None:
     place = "self_attn" if hasattr(layer, "self_attn") else "attention"
     attention = getattr(layer, place)
     if not own.num_attention_heads:
-        attention = NoAttention(attention)
+        attention = NoHeads(attention)
         setattr(layer, place, attention)
     head_dim = attention.head_dim if hasattr(attention, "head_dim") else attention.head_size
     heads, channels = own.num_attention_heads, getattr(own, channels_key(own))

@@ -18,7 +18,7 @@ from greenprune.models.decoder import Decoder
 
 TOKENS = 8
 # Largest difference of two logits, as a share of the largest logit: one model on a CPU and a GPU, or by two engines
-LOGITS_TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+OFF_BY = {torch.float32: 2e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 
 
 def short_prompt(vocabulary: int) -> list[int]:
@@ -54,7 +54,7 @@ def check_saved(model: PreTrainedModel, folder: Path) -> None:
 def check_logits(expected: Tensor, got: Tensor | Sequence[Sequence[float]], dtype: torch.dtype, of: str) -> None:
     """Raises ModelError where logits [tokens, vocabulary] aren't the expected ones; of: whose they are."""
     got = torch.as_tensor(got, dtype=torch.float32)
-    most = LOGITS_TOLERANCE.get(dtype, LOGITS_TOLERANCE[torch.float32]) * expected.nan_to_num().abs().max().item()
+    most = OFF_BY.get(dtype, OFF_BY[torch.float32]) * expected.nan_to_num().abs().max().item()
     if not torch.allclose(got, expected, rtol=0, atol=most, equal_nan=True):
         raise ModelError(
             f"{of} must give the logits of the model in memory within {most:.3g}, got up to "

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from greenprune.errors import ModelError
 from greenprune.models.decoder import Decoder, LayerView, Rows
 from greenprune.models.in_files import belongs_with, put_away
-from greenprune.models.modeling_pruned import NoAttention, set_heads
+from greenprune.models.modeling_pruned import NoHeads, set_heads
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
@@ -125,10 +125,10 @@ def without_attention(view: LayerView) -> nn.Module:
     return layer
 
 
-def _nothing_of(view: LayerView) -> NoAttention:
+def _nothing_of(view: LayerView) -> NoHeads:
     if not view.attends:
         raise ModelError("attention can be removed from a layer that has it, got one without; name another layer")
-    return NoAttention(view.attention)
+    return NoHeads(view.attention)
 
 
 def _chosen(indices: Sequence[int], total: int, what: str) -> list[int]:
