@@ -11,10 +11,10 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from greenprune.config.serving import GGUF_FORMS
 from greenprune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -27,36 +27,12 @@ TEXT = "In 1984, 3 of 27 trees (11.1 %) weren't green:\n\n  the ÄLTESTE of them
 BIAS_FIELDS = ("attention_bias", "mlp_bias", "o_proj_bias", "down_proj_bias")
 
 
-@dataclass(frozen=True)
-class GgufForm:
-    """Architectures of llama.cpp for a model_type: for layers of one width, and of several, where it has one.
-
-    biases: whether they hold biases of projections beside those that each such model has. pairs: whether rotary
-    embeddings turn neighbours, where Transformers turns halves: rows of queries and keys are put in that order.
-    """
-
-    uniform: str
-    per_layer: str | None
-    biases: bool = False
-    pairs: bool = False
-
-
-LLAMA = GgufForm("llama", "deci", biases=True, pairs=True)
-FORMS = {
-    "llama": LLAMA,
-    "mistral": LLAMA,
-    "qwen2": LLAMA,  # `qwen2` of llama.cpp holds no heads that don't make up the hidden size
-    "qwen3": GgufForm("qwen3", "openelm"),
-    "gemma3_text": GgufForm("gemma3", None),
-}
-
-
 def can_write(config: PreTrainedConfig) -> str | None:
     """None where a checkpoint of this configuration can be written as GGUF, else why not: rule, got, remedy."""
-    form = FORMS.get(config.model_type)
+    form = GGUF_FORMS.get(config.model_type)
     uniform = "set prune.uniform: true"
     if form is None:
-        return f"GGUF is written of {', '.join(FORMS)}, got {config.model_type}; serve it by transformers"
+        return f"GGUF is written of {', '.join(GGUF_FORMS)}, got {config.model_type}; serve it by transformers"
     biased = any(getattr(own, name, False) for own in config.per_layer_config for name in BIAS_FIELDS)
     without_attention = not all(own.num_attention_heads for own in config.per_layer_config)
     unlike_openelm = form.per_layer == "openelm" and (biased or without_attention or not config.tie_word_embeddings)
@@ -145,7 +121,7 @@ def _write(checkpoint: Path, config: PreTrainedConfig, out: Path, half: bool) ->
     from greenprune.engines.gguf_tensors import tensors_of
     from greenprune.engines.gguf_tokenizer import add_tokenizer
 
-    form = FORMS[config.model_type]
+    form = GGUF_FORMS[config.model_type]
     name = form.per_layer if _differs(config) and form.per_layer else form.uniform
     writer = gguf.GGUFWriter(out, name)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)
