@@ -6,6 +6,7 @@ import pytest
 
 from greenprune.config import TrialConfig
 from greenprune.config.serving import cannot_serve, layers_after
+from greenprune.config.trial import TrialSections
 from greenprune.errors import ConfigError
 from greenprune.experiment import parse_experiment
 
@@ -66,3 +67,17 @@ def test_a_sweep_refuses_its_point_before_any_work():
     }
     with pytest.raises(ConfigError, match=r"benchmark.energy.engine: vllm runs layers that have attention"):
         parse_experiment(data)
+
+
+def test_widths_are_rounded_for_the_trials_quantisation():
+    auto = FLAP | {"round_to": "auto"}
+    assert trial(auto).prune == trial(FLAP | {"round_to": 64}).prune
+    assert trial(FLAP).prune.round_to == 8
+    steps = {"method": "sequence", "steps": [auto, {"method": "magnitude", "ratio": 0.5}]}
+    for prune, wanted in ((auto, 256), (FLAP, 8), (FLAP | {"round_to": 16}, 16)):
+        data = {"model": {"id": "x"}, "prune": prune, "quantize": {"method": "gguf", "type": "q4_k_m"}}
+        assert TrialSections._round_for_quantisation(data)["prune"].get("round_to", 8) == wanted
+    data = {"prune": steps, "quantize": {"method": "gguf", "type": "q8_0"}}
+    assert TrialSections._round_for_quantisation(data) == data
+    data["quantize"]["type"] = "q4_k_m"
+    assert TrialSections._round_for_quantisation(data)["prune"]["steps"][0]["round_to"] == 256
