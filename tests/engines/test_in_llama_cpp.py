@@ -25,7 +25,7 @@ from greenprune.models import add_output_bias, fit_class_and_config, load_checkp
 from greenprune.models.surgery import remove_attention
 
 llama_cpp = pytest.importorskip("llama_cpp")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 LLAMAS = ("llama", "llama-mha", "mistral", "qwen2")
 TOKENS = [5, 9, 33, 17, 40, 61, 2]  # no more than a window
 

@@ -27,7 +27,7 @@ from greenprune.data import calibration_tokens
 from greenprune.models import load_checkpoint, load_tokenizer, save_checkpoint
 
 pytest.importorskip("vllm")
-pytestmark = [pytest.mark.slow, pytest.mark.real]
+pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(3600)]
 NEW_TOKENS = 32
 WIDTH = {"ratio": 0.2, "skip_first": 3, "skip_last": 3}
 ROWS = {
