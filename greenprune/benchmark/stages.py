@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenprune.columns import CONTAMINATED
-from greenprune.config import ENGINES, BenchmarkConfig, EnergyConfig, ModelConfig
+from greenprune.config import ENGINES, BenchmarkConfig, EnergyConfig, ModelConfig, refuse_missing_engine
 from greenprune.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def energy_stage(
     def make(folder: Path) -> Any:
         return load_engine(folder, dtype, trust_remote_code, config.engine)
 
+    refuse_missing_engine(config.engine)
     folder_of_dense = None if dense is None else materialize(dense)
     engine = make(checkpoint)
     meter = meter_for(

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from greenprune import assets
-from greenprune.config import FILES_AT, MODEL, STAGES, ModelConfig, absolute, is_commit, named_in, split_revision
+from greenprune.config import (
+    FILES_AT,
+    MODEL,
+    STAGES,
+    ModelConfig,
+    absolute,
+    is_commit,
+    named_in,
+    refuse_missing_engine,
+    split_revision,
+)
 from greenprune.config.dependencies import contents, minor_versions
 from greenprune.decided import decided
 from greenprune.errors import SweepError
@@ -41,6 +51,9 @@ def settled(
     assets.model_facts(ModelConfig.model_validate(data["model"]), online=True)
     fixed = parse_experiment(data, source=f"experiment {experiment.name}")
     check_benchmark(fixed.trial())
+    varied = fixed.sweep.space.get("benchmark.energy.engine") if fixed.sweep else None
+    for name in varied.ends() if varied else ():
+        refuse_missing_engine(name)
     record = provenance(experiment, fixed)
     if not fresh:
         run.check_configuration(fixed, list(known))
