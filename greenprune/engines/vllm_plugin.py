@@ -51,5 +51,6 @@ def use_our_base_model(config: Any) -> None:
 
     stock = type(config)
     narrow = type(stock.__name__, (stock,), {"__module__": __name__})
-    AutoModel.register(narrow, pruned_class(MODEL_MAPPING[stock]))
+    # The class has the name of the one that it is made of, for the models say which they take by name
+    AutoModel.register(narrow, pruned_class(MODEL_MAPPING[stock]), exist_ok=True)
     config.__class__ = narrow
