@@ -9,7 +9,7 @@ from typing import Any
 
 from greenprune.benchmark.own_tasks.rouge import ROUGE_METRICS as ROUGE
 from greenprune.columns import COLUMNS, CONTAMINATED, Column
-from greenprune.config import STAGES
+from greenprune.config import STAGES, EnergyConfig, TrialConfig
 from greenprune.energy.costs import break_even_requests
 from greenprune.energy.machine import machine_class_of
 from greenprune.energy.units import JOULES_PER_WH
@@ -22,20 +22,25 @@ def metrics_of(
     accuracy: Artifact,
     energy: Artifact | None,
     dense_energy: Artifact | None,
-    country: str | None = None,
+    config: TrialConfig,
 ) -> dict[str, Any]:
     """All numbers of a trial by their columns; what wasn't measured is absent.
 
-    done: every artifact of the trial; dense_energy: the dense model's, measured on the same machine; country: ISO 3166
-    alpha-3 code, in whose electricity the tasks' joules are told as CO2e too.
+    done: every artifact of the trial; dense_energy: the dense model's, measured on the same machine; config: the
+    trial's, in whose country's electricity the tasks' joules are told as CO2e too.
     """
     made = {artifact.stage: artifact for artifact in done if STAGES[artifact.stage].role != "benchmark"}
     scores, workload = _read(store, accuracy, "accuracy.json"), _read(store, energy, "energy.json")
     metrics: dict[str, Any] = {name: scores[name] for name in ("parameters", "checkpoint_bytes", "layers")}
+    metrics["bits_per_weight"] = 8 * scores["checkpoint_bytes"] / scores["parameters"]
     metrics |= _of_pruning(_read(store, made.get("prune"), "report.json"), scores["parameters"])
     metrics |= _of_healing(_read(store, made.get("heal"), "history.json"))
+    metrics["quantization"] = config.quantize.stored_as
+    metrics |= _of_work(scores.get("work"), config.benchmark.energy)
     metrics |= _of_tasks(scores, with_energy=not workload or machine_class_of(scores) == machine_class_of(workload))
-    metrics |= _emissions_of_tasks(metrics, scores["tasks"], country)
+    metrics |= _emissions_of_tasks(
+        metrics, scores["tasks"], config.benchmark.energy and config.benchmark.energy.country
+    )
     metrics |= {name: value for name, value in workload.items() if not isinstance(value, dict | list)}
     metrics["machine_class"] = machine_class_of(workload)
     metrics |= _ratios(workload, _read(store, dense_energy, "energy.json"))
@@ -112,6 +117,27 @@ def _of_healing(history: Mapping[str, Any]) -> dict[str, Any]:
     first, last = history["validation"][0], history["validation"][-1]
     divergences = {"heal_kl_start": first.get("kl"), "heal_kl_end": last.get("kl")}
     return {f"heal_{name}": history[name] for name in ("train_loss", "loss_start", "loss_end", "tokens")} | divergences
+
+
+def _of_work(work: Mapping[str, Any] | None, config: EnergyConfig | None) -> dict[str, float]:
+    """Multiply-accumulates a token of the workload, as papers on pruning count them: those of linear layers, the head's
+    at every position, and of queries with keys and of attention with values, where a prompt's tokens look at all of it.
+
+    Checked against LLM-Pruner's table (Ma et al. 2023, arXiv:2305.11627). Artifacts of before 2026-11-28 say nothing of
+    the work.
+    """
+    if not work or not config or not all(isinstance(n, int) for n in (config.prompt_len, config.decode_len)):
+        return {}
+    prompt, reply = config.prompt_len, config.decode_len
+    looked_at = prompt + (1 + reply) / 2  # by a token of the reply, on average
+    prefill, decode = (
+        work["linear_macs"] + 2 * sum(work["attention_widths"]) * positions for positions in (prompt, looked_at)
+    )
+    return {
+        "macs_per_token": (prompt * prefill + reply * decode) / (prompt + reply),
+        "prefill_macs_per_token": prefill,
+        "decode_macs_per_token": decode,
+    }
 
 
 def _of_tasks(scores: Mapping[str, Any], with_energy: bool) -> dict[str, Any]:

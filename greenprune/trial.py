@@ -17,7 +17,7 @@ from typing import Any
 
 from greenprune import assets
 from greenprune.bos import with_bos
-from greenprune.config import STAGES, TrialConfig, absolute
+from greenprune.config import STAGES, QuantizeConfig, TrialConfig, absolute
 from greenprune.decided import decided
 from greenprune.errors import DamagedArtifact
 from greenprune.experiment import Experiment
@@ -69,14 +69,13 @@ def _walk(config: TrialConfig, stages: Stages, number: int) -> TrialResult:
     model = _heal(stages, config, pruned, _teach(stages, config, dense))
     accuracy = _accuracy(stages, config, model)
     energy, dense_energy = _energy(stages, config, model, dense)
-    country = config.benchmark.energy.country if config.benchmark.energy else None
 
     return TrialResult(
         trial_id=config.trial_id(),
         number=number,
         status="ok",
         config=config.model_dump(mode="json"),
-        metrics=metrics_of(stages.store, stages.done, accuracy, energy, dense_energy, country),
+        metrics=metrics_of(stages.store, stages.done, accuracy, energy, dense_energy, config),
         stages=[asdict(artifact) for artifact in stages.done],
         started=started,
         seconds=time.perf_counter() - began,
@@ -130,9 +129,15 @@ def _heal(
         if stage.role == "model" and name != "prune" and (section := getattr(config, stage.key)).method != "none":
             parents = {"checkpoint": model, "teacher": teacher}
             inputs = {parent: parents[parent] for parent in stage.needs}
+            facts = {"calibration": config.calibration.identity()} if wants_text(section) else {}
             options = _loading(config) | (_scratch(stages) if getattr(section, "num_workers", 1) > 1 else {})
-            model = stages.run(Request(name, section, inputs, options=options))
+            model = stages.run(Request(name, section, inputs, facts, options))
     return model
+
+
+def wants_text(section: Any) -> bool:
+    """Whether a stage with this section looks at the trial's calibration text."""
+    return isinstance(section, QuantizeConfig) and section.needs_tokens()
 
 
 def _accuracy(stages: Stages, config: TrialConfig, model: Source | Artifact) -> Artifact:

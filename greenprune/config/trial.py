@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import create_model, model_validator
 
@@ -12,6 +13,7 @@ from greenprune.config.benchmark import BenchmarkConfig, split_text
 from greenprune.config.heal import HealConfig, NoHealing
 from greenprune.config.model import CalibrationConfig, ModelConfig
 from greenprune.config.pruning import PruneConfig
+from greenprune.config.quantize import NoQuantizing, QuantizeConfig
 from greenprune.config.section import Section
 from greenprune.config.stages import STAGES
 from greenprune.config.texts import is_whole_text, split_revision
@@ -20,11 +22,14 @@ from greenprune.config.texts import is_whole_text, split_revision
 class TrialSections(Section):
     """What every trial has; `TrialConfig` adds a field for each stage of STAGES."""
 
+    LATER: ClassVar[Mapping[str, Any]] = {"quantize": {"method": "none"}}
+
     model: ModelConfig
     if TYPE_CHECKING:
         calibration: CalibrationConfig = CalibrationConfig()
         prune: PruneConfig
         heal: HealConfig = NoHealing()
+        quantize: QuantizeConfig = NoQuantizing()
         benchmark: BenchmarkConfig = BenchmarkConfig()
 
     @model_validator(mode="after")
