@@ -17,7 +17,7 @@ _PUBLIC = {
     "load_model": "greenprune.models",
     "collect": "greenprune",
     "prune": "greenprune",
-    "perplexity": "greenprune.benchmark.perplexity",
+    "perplexity": "greenprune.engines.perplexity",
     "run_trial": "greenprune.trial",
     "run_sweep": "greenprune.sweep.driver",
     "TrialResult": "greenprune.results",

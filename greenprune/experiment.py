@@ -26,6 +26,7 @@ from greenprune.config.refusals import validated
 from greenprune.errors import ConfigError, nearest
 
 MAX_CHECKED_POINTS = 5000
+WIDTHS = ("hidden_size", "intermediate_size", "ffn_dim")  # in a config.json
 
 
 class Experiment(TrialConfig):
@@ -186,7 +187,7 @@ def _check_storage(experiment: Experiment) -> None:
 def _check_shape(trial: TrialConfig) -> None:
     """Refuse a pruning that doesn't fit the model, where that can be known without loading it."""
     facts = model_facts(trial.model)
-    widths = {name: facts[name] for name in ("hidden_size", "intermediate_size", "ffn_dim") if name in facts}
+    widths: dict[str, int] = {name: facts[name] for name in WIDTHS if name in facts}
     trial.quantize.check(trial.prune, widths)
     heads = facts.get("num_attention_heads")
     trial.prune.check(Shape(facts.get("num_hidden_layers"), heads, facts.get("num_key_value_heads", heads)))

@@ -7,8 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from greenprune.benchmark.own_tasks.rouge import ROUGE_METRICS as ROUGE
-from greenprune.columns import COLUMNS, CONTAMINATED, Column
+from greenprune.columns import COLUMNS, CONTAMINATED, Column, pattern_of
 from greenprune.config import STAGES, EnergyConfig, TrialConfig
 from greenprune.energy.costs import break_even_requests
 from greenprune.energy.machine import machine_class_of
@@ -38,9 +37,8 @@ def metrics_of(
     metrics["quantization"] = config.quantize.stored_as
     metrics |= _of_work(scores.get("work"), config.benchmark.energy)
     metrics |= _of_tasks(scores, with_energy=not workload or machine_class_of(scores) == machine_class_of(workload))
-    metrics |= _emissions_of_tasks(
-        metrics, scores["tasks"], config.benchmark.energy and config.benchmark.energy.country
-    )
+    country = config.benchmark.energy.country if config.benchmark.energy else None
+    metrics |= _emissions_of_tasks(metrics, scores["tasks"], country)
     metrics |= {name: value for name, value in workload.items() if not isinstance(value, dict | list)}
     metrics["machine_class"] = machine_class_of(workload)
     metrics |= _ratios(workload, _read(store, dense_energy, "energy.json"))
@@ -147,7 +145,8 @@ def _of_tasks(scores: Mapping[str, Any], with_energy: bool) -> dict[str, Any]:
         metrics["perplexity_note"] = f"{', '.join(infinite)}: logits that aren't finite"
     for task, result in scores["tasks"].items():
         joules = result["joules"] if with_energy else None
-        metrics |= {f"{task}_{name}": value for name, value in result["metrics"].items() if name in ROUGE}
+        named = {f"{task}_{name}": value for name, value in result["metrics"].items()}
+        metrics |= {name: value for name, value in named.items() if pattern_of(name) == "<task>_rouge<n>"}
         metrics |= {
             f"{task}_acc": result["value"],
             f"{task}_stderr": result["stderr"],

@@ -177,9 +177,9 @@ def _place(request: Request) -> dict[str, Any]:
     """What the time and energy of a stage depend on beside its configuration: where and how it runs."""
     import torch
 
-    from greenprune.benchmark.engines import FIRST_ENGINE
     from greenprune.energy import machine_identity
     from greenprune.energy.exclusive import effective, gpus_here
+    from greenprune.engines import FIRST_ENGINE
 
     return {
         "machine": machine_identity()[0],

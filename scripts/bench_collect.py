@@ -19,8 +19,8 @@ import torch
 
 from greenprune import collect, load_model
 from greenprune.data import calibration_tokens
-from greenprune.memory.peak import PeakMemory
 from greenprune.models import Decoder
+from greenprune.models.peak import PeakMemory
 
 LIMIT = 1.15
 GROWTH = 1.05

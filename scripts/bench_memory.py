@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from greenprune.config import CalibrationConfig, ModelConfig, PruneConfig
-from greenprune.memory.peak import PeakMemory
+from greenprune.models.peak import PeakMemory
 
 GIB = 2**30
 WORDS = tuple("the cat sat on a mat and saw that green trees grow tall while rivers run to the sea".split())

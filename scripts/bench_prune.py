@@ -25,8 +25,8 @@ import torch
 from greenprune import PruneConfig, load_model, prune
 from greenprune.config import METHODS
 from greenprune.data import calibration_tokens
-from greenprune.memory.peak import PeakMemory
 from greenprune.models import Decoder
+from greenprune.models.peak import PeakMemory
 
 # label -> fields of `prune`; those whose method isn't in METHODS are left out
 CASES = {

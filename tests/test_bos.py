@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from greenprune.benchmark.engines.transformers import TransformersEngine
 from greenprune.benchmark.texts import measure_perplexities
 from greenprune.bos import Marking, marking, with_bos
 from greenprune.config import BenchmarkConfig, CalibrationConfig, LoraHealing, TrialConfig
 from greenprune.data import calibration_tokens, documents, token_blocks
+from greenprune.engines.transformers import TransformersEngine
 from greenprune.errors import AssetError, ConfigError
 from greenprune.experiment import parse_experiment
 from greenprune.heal.blocks import healing_blocks

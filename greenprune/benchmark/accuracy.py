@@ -23,13 +23,14 @@ from transformers import PreTrainedTokenizerBase
 
 from greenprune.benchmark.answers import answers, unparsed
 from greenprune.benchmark.data_mode import Data, resolve_data
-from greenprune.benchmark.engines import Engine
 from greenprune.benchmark.fewshot import reserve_examples
 from greenprune.benchmark.floors import floor
 from greenprune.benchmark.quiet import offline, quiet_harness
+from greenprune.benchmark.scoring import scorer
 from greenprune.benchmark.tasks import TASKS, load_task
 from greenprune.config import BenchmarkConfig
 from greenprune.energy import Meter, Reading
+from greenprune.engines import Engine
 from greenprune.errors import ConfigError
 
 log = logging.getLogger("greenprune")
@@ -97,11 +98,11 @@ def measure_accuracy(
     data = resolve_data(config.data)
     scores, given, readings = {}, {}, []
     with offline(data == "assets"), quiet_harness("accuracy: set-up"):
-        scorer = engine.scorer(tokenizer, config)
+        asked = scorer(engine, tokenizer, config)
     for name in config.tasks:
         with offline(data == "assets"), quiet_harness(f"accuracy: {name}"):
             task = load_task(name, data, config.commits)
-            scores[name], given[name], reading = _measure(scorer, name, task, config, meter)
+            scores[name], given[name], reading = _measure(asked, name, task, config, meter)
             readings.append(reading)
         log.info("accuracy: %s", scores[name].line(name))
     accuracy = fmean(score.value for score in scores.values())
@@ -109,7 +110,7 @@ def measure_accuracy(
 
 
 def _measure(
-    scorer: LM, name: str, task: Task, config: BenchmarkConfig, meter: Meter
+    asked: LM, name: str, task: Task, config: BenchmarkConfig, meter: Meter
 ) -> tuple[TaskScore, list[dict[str, Any]], Reading]:
     wanted = _primary(name, list(task.aggregation()))
     chosen = draw(len(task.task_docs), config.limit, config.seed)
@@ -118,7 +119,7 @@ def _measure(
     torch.manual_seed(config.seed)  # for tasks that sample their answers
     with meter.window(name) as window, torch.inference_mode():
         outcome = evaluate(
-            lm=scorer,
+            lm=asked,
             task_dict={"tasks": {task.task_name: task}, "groups": {}},
             samples=None if chosen is None else {task.task_name: chosen},
             log_samples=True,

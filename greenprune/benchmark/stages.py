@@ -41,9 +41,9 @@ def accuracy_stage(
     """
     from greenprune.benchmark.accuracy import measure_accuracy
     from greenprune.benchmark.answers import write_answers
-    from greenprune.benchmark.engines import load_engine
     from greenprune.benchmark.texts import measure_perplexities
     from greenprune.energy import meter_if_possible, notes_of, worst_grade
+    from greenprune.engines import load_engine
     from greenprune.models import load_tokenizer
 
     engine = load_engine(checkpoint, dtype, trust_remote_code)
@@ -80,10 +80,10 @@ def energy_stage(
     the readings.
     Raises EnergyError for a GPU whose energy can't be told from others'.
     """
-    from greenprune.benchmark.engines import load_engine
     from greenprune.benchmark.workload import measure_workload
     from greenprune.energy import meter_for
     from greenprune.energy.linear import LinearModel
+    from greenprune.engines import load_engine
 
     engine = load_engine(checkpoint, dtype, trust_remote_code)
     meter = meter_for(

@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from greenprune.assets import TEXTS
 from greenprune.benchmark.data_mode import Data, resolve_data
-from greenprune.benchmark.engines import Engine
 from greenprune.config import BenchmarkConfig, perplexity_name, split_revision, split_text
 from greenprune.data import HUB_TEXTS, documents, token_blocks
+from greenprune.engines import Engine
 
 log = logging.getLogger("greenprune")
 

@@ -11,7 +11,7 @@ A window in which others worked is measured again, a bounded number of times; th
 The prompt is random tokens: the work of a dense model doesn't depend on them, and every pruned model of one
 vocabulary gets the same ones.
 
-engines/ runs the phases, windows.py measures one window, figures.py sums them up.
+An engine (greenprune/engines) runs the phases, windows.py measures one window, figures.py sums them up.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from greenprune.benchmark.engines import Engine, WorkloadPhases
 from greenprune.benchmark.figures import WorkloadFigures, ci95_ratio, joules_a_batch, readings_of, summarise
 from greenprune.benchmark.windows import PhaseWindow, Windows
 from greenprune.config import EnergyConfig
 from greenprune.energy import Meter, Reading
+from greenprune.engines import Engine, WorkloadPhases
 
 WARM_UP_S = 1.0
 FEWEST_REPEATS = 3  # of which an interval says little less than 2.5 times their variation

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from greenprune.config.methods import SequencePruning
-from greenprune.config.pruning import MaskPruning, PruneConfig, WidthPruning
+from greenprune.config.pruning import MaskPruning, MinitronWidthPruning, PruneConfig, WidthPruning
 from greenprune.config.section import Section
 from greenprune.errors import ConfigError
 
@@ -53,17 +53,13 @@ class QuantizeConfig(Section):
         if (step_of := QUANTIZERS[self.method].multiple_of) == 1:
             return
         for step in steps:
-            rounded = step.round_to if isinstance(step, WidthPruning) else step_of
-            if isinstance(rounded, int) and rounded % step_of:
+            if isinstance(step, WidthPruning) and isinstance(step.round_to, int) and step.round_to % step_of:
                 raise ConfigError(
                     f"prune.round_to must be a multiple of {step_of} for quantize.method {self.method}, got "
-                    f"{rounded}; set prune.round_to: {step_of}"
+                    f"{step.round_to}; set prune.round_to: {step_of}"
                 )
         for name, width in widths.items():
-            narrowed = any(
-                isinstance(step, WidthPruning) and "hidden" in getattr(step, "targets", ()) for step in steps
-            )
-            if width % step_of and not narrowed:
+            if width % step_of and not any(isinstance(step, MinitronWidthPruning) for step in steps):
                 raise ConfigError(
                     f"the model's {name} must be a multiple of {step_of} for quantize.method {self.method}, got "
                     f"{width}; choose another quantize.method"

@@ -24,9 +24,9 @@ def fitted(request: Any, inputs: Mapping[str, Path | None], out: Path) -> dict[s
     """
     import torch
 
-    from greenprune.memory.peak import PeakMemory, is_out_of_memory
     from greenprune.memory.prediction import devices_here
     from greenprune.models.load import default_device
+    from greenprune.models.peak import PeakMemory, is_out_of_memory
 
     expected = _expected(request, inputs["checkpoint"])
     failed: list[str] = []

@@ -53,8 +53,8 @@ def quantize_stage(
 ) -> None:
     """Write `out/checkpoint/` with its tokenizer, and `out/report.json`: method, and what its function says.
 
-    calibration: a CalibrationConfig's identity, for quantizers that look at text. Raises ModelError for a model that the
-    format can't hold, ConfigError for what isn't installed, AssetError for text out of reach.
+    calibration: a CalibrationConfig's identity, for quantizers that look at text. Raises ModelError for a model that
+    the format can't hold, ConfigError for what isn't installed, AssetError for text out of reach.
     """
     from greenprune._callable import function_named
     from greenprune.data import calibration_tokens

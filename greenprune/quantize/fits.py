@@ -28,8 +28,8 @@ def check_widths(checkpoint: Path, method: str, multiple_of: int, trust_remote_c
     for name, linear in layer_linears(on_meta(checkpoint, "auto", trust_remote_code)).items():
         if linear.in_features % multiple_of or linear.out_features % 32:
             raise ModelError(
-                f"inputs must be multiples of {multiple_of} and outputs of 32 for quantize.method {method}, got {name} with "
-                f"{linear.in_features} and {linear.out_features}; prune with round_to: {multiple_of}, "
+                f"inputs must be multiples of {multiple_of} and outputs of 32 for quantize.method {method}, got "
+                f"{name} with {linear.in_features} and {linear.out_features}; prune with round_to: {multiple_of}, "
                 "or choose another quantize.method"
             )
 

@@ -1,4 +1,4 @@
-"""A random Llama with a tokenizer of bytes, and stand-ins for the wheels."""
+"""Stand-ins for the wheels."""
 
 from __future__ import annotations
 
@@ -7,43 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_causal import tiny
-from transformers import PreTrainedTokenizerFast
+from byte_llama import checkpoint, engine, llama, tokenizer  # noqa: F401
 
 from greenprune.benchmark import tasks
-from greenprune.benchmark.engines.transformers import TransformersEngine
 from greenprune.benchmark.tasks import TASKS
-
-
-@pytest.fixture(scope="session")
-def llama():
-    return tiny(max_position_embeddings=2048)
-
-
-@pytest.fixture(scope="session")
-def tokenizer():
-    """Byte-level, without merges: a token a byte."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate(["<end>", *alphabet])}
-    bytes_only = Tokenizer(models.BPE(vocabulary, []))
-    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytes_only.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=bytes_only, eos_token="<end>", bos_token="<end>")
-
-
-@pytest.fixture
-def checkpoint(llama, tokenizer, tmp_path):
-    folder = tmp_path / "checkpoint"
-    llama.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def engine(llama):
-    return TransformersEngine(llama)
 
 
 def write_arrow(path: Path, rows: list[dict]) -> None:

@@ -11,11 +11,11 @@ import torch
 
 from greenprune.benchmark import tasks
 from greenprune.benchmark.accuracy import _numbers, draw, mean_and_error, measure_accuracy
-from greenprune.benchmark.engines.transformers import TransformersEngine
 from greenprune.benchmark.tasks import TASKS
 from greenprune.benchmark.texts import measure_perplexities
 from greenprune.config import BenchmarkConfig
 from greenprune.energy import ReplayMeter
+from greenprune.engines.transformers import TransformersEngine
 from greenprune.errors import ConfigError
 
 

@@ -11,10 +11,10 @@ from tiny_causal import tiny
 
 from greenprune.benchmark import accuracy_stage
 from greenprune.benchmark.accuracy import measure_accuracy
-from greenprune.benchmark.engines.transformers import TransformersEngine
-from greenprune.benchmark.perplexity import perplexity
 from greenprune.config import BenchmarkConfig
 from greenprune.energy import AbsentMeter
+from greenprune.engines.perplexity import perplexity
+from greenprune.engines.transformers import TransformersEngine
 from greenprune.errors import ModelError
 from greenprune.experiment import parse_experiment
 from greenprune.pareto import pareto_front

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from greenprune import assets
-from greenprune.benchmark.engines.transformers import TransformersEngine
-from greenprune.benchmark.perplexity import perplexity
 from greenprune.benchmark.texts import measure_perplexities, source_here
 from greenprune.config import BenchmarkConfig
 from greenprune.data import HUB_TEXTS
+from greenprune.engines.perplexity import perplexity
+from greenprune.engines.transformers import TransformersEngine
 from greenprune.report.sections.cautions import STAND_INS
 
 

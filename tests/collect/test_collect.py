@@ -8,13 +8,13 @@ import pytest
 import torch
 from architectures import ARCHITECTURES, TOKENS, logits_of, random_model
 
-from greenprune.benchmark.perplexity import perplexity
 from greenprune.collect import STATISTICS, Statistic, Statistics, collect, removal
 from greenprune.collect.forward import last_positions
 from greenprune.collect.hidden_states import angular_distances, block_table
 from greenprune.collect.removal import losses_without
 from greenprune.collect.zero3 import collect_sharded
 from greenprune.config import CalibrationConfig, ModelConfig
+from greenprune.engines.perplexity import perplexity
 from greenprune.errors import ConfigError
 from greenprune.models import remove_layers
 

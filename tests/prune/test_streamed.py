@@ -11,8 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from greenprune import PruneConfig, prune
 from greenprune.collect import STATISTICS, collect
-from greenprune.memory.peak import PeakMemory
 from greenprune.models import load, load_checkpoint, load_streamed, parts, save_checkpoint
+from greenprune.models.peak import PeakMemory
 
 FAST = ("llama", "gemma3_text", "opt")
 SLOWLY = [pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in ARCHITECTURES]

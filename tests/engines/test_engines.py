@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
 from tiny_causal import VOCABULARY, tiny
 from transformers import AutoModelForCausalLM
 
-from greenprune.benchmark.engines import ENGINES, FIRST_ENGINE, load_engine
-from greenprune.benchmark.engines.transformers import ForwardPhases, TransformersEngine
-from greenprune.benchmark.perplexity import perplexity
+from greenprune.benchmark.scoring import scorer
 from greenprune.config import BenchmarkConfig, EnergyConfig
+from greenprune.engines import ENGINES, FIRST_ENGINE, load_engine
+from greenprune.engines.perplexity import perplexity
+from greenprune.engines.transformers import ForwardPhases, TransformersEngine
 from greenprune.errors import ModelError
 from greenprune.models import load_checkpoint
 
@@ -104,20 +104,6 @@ def test_serving_leaves_no_trace(served):
     assert not torch.is_inference_mode_enabled()
 
 
-def test_scores_are_those_of_the_model(served, llama, tokenizer):
-    engine, row = served
-    scorer = engine.scorer(tokenizer, BenchmarkConfig(max_length=64, batch_size=2))
-    assert isinstance(scorer, LM)
-    pairs = [("Stone", " fell"), ("Stone", " is grey"), ("A gem", ".")]
-    found = scorer.loglikelihood([Instance("loglikelihood", {}, pair, 0) for pair in pairs])
-    for (context, continuation), (value, _) in zip(pairs, found, strict=True):
-        ids = torch.tensor([tokenizer(context + continuation)["input_ids"]])
-        length = len(tokenizer(continuation)["input_ids"])
-        with torch.no_grad():
-            each = llama(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
-        assert value == pytest.approx(each[-length:].sum().item(), rel=row.tolerance)
-
-
 def test_perplexity_is_that_of_the_model(served, llama):
     engine, row = served
     segments = torch.randint(VOCABULARY, (3, 16), generator=torch.Generator().manual_seed(0))
@@ -171,13 +157,11 @@ def test_serving_is_in_evaluation_mode_and_restores_the_mode(engine):
         engine.model.eval()
 
 
-def test_a_scorer_takes_no_more_than_learned_positions(tokenizer, tmp_path):
+def test_lengths_beyond_learned_positions_are_refused(tmp_path):
     model = tiny("opt")
     model.save_pretrained(tmp_path)
-    opt = load_engine(tmp_path, "float32", name="transformers")
-    assert opt.scorer(tokenizer, BenchmarkConfig(max_length=512)).max_length == 64
     with pytest.raises(ModelError, match="at most 64 tokens"):
-        opt.check_length(65, "a test")
+        load_engine(tmp_path, "float32", name="transformers").check_length(65, "a test")
 
 
 def test_a_split_model_gives_the_same_numbers(checkpoint, tmp_path, tokenizer):
@@ -194,6 +178,6 @@ def test_a_split_model_gives_the_same_numbers(checkpoint, tmp_path, tokenizer):
             phases.fill_cache()
             phases.decode()
             reply = phases.reply().tolist()
-        answers = engine.scorer(tokenizer, BenchmarkConfig(batch_size=2, max_length=64)).loglikelihood(asked)
+        answers = scorer(engine, tokenizer, BenchmarkConfig(batch_size=2, max_length=64)).loglikelihood(asked)
         numbers.append((engine.perplexity(segments), reply, answers))
     assert numbers[0] == numbers[1]

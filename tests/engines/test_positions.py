@@ -6,12 +6,12 @@ import pytest
 import torch
 from tiny_causal import tiny
 
-from greenprune.benchmark.engines.transformers import TransformersEngine
-from greenprune.benchmark.perplexity import perplexity
-from greenprune.benchmark.positions import learned_positions
 from greenprune.benchmark.workload import measure_workload
 from greenprune.config import EnergyConfig
 from greenprune.energy import ReplayMeter
+from greenprune.engines.perplexity import perplexity
+from greenprune.engines.positions import learned_positions
+from greenprune.engines.transformers import TransformersEngine
 from greenprune.errors import ModelError
 
 

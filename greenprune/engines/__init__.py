@@ -1,6 +1,6 @@
 """The table of engines: what runs a checkpoint when its accuracy and its energy are measured.
 
-An engine is one file here, one entry of ENGINES, and one row of tests/benchmark/test_engines.py. The table must
+An engine is one file here, one entry of ENGINES, and one row of tests/engines/test_engines.py. The table must
 import without torch, so classes are named, not held.
 """
 
@@ -14,13 +14,11 @@ from greenprune._callable import function_named
 
 if TYPE_CHECKING:
     import torch
-    from lm_eval.api.model import LM
-    from transformers import PreTrainedTokenizerBase
 
-    from greenprune.config import BenchmarkConfig, EnergyConfig
+    from greenprune.config import EnergyConfig
 
 ENGINES: dict[str, str] = {
-    "transformers": "greenprune.benchmark.engines.transformers:TransformersEngine",
+    "transformers": "greenprune.engines.transformers:TransformersEngine",
 }
 FIRST_ENGINE = next(iter(ENGINES))  # what runs where a configuration doesn't choose
 
@@ -72,9 +70,6 @@ class Engine(Protocol):
 
     def check_length(self, tokens: int, what: str) -> None:
         """Raises ModelError where `what`, so many tokens, is more than it can take at all."""
-
-    def scorer(self, tokenizer: PreTrainedTokenizerBase, config: BenchmarkConfig) -> LM:
-        """The model as lm-eval asks it, for inputs of at most `config.max_length` tokens, or as many as it can take."""
 
     def perplexity(self, segments: torch.Tensor) -> float:
         """exp of the mean next-token cross-entropy over segments [num_segments, seq_len], each on its own; inf where

@@ -1,4 +1,4 @@
-"""Transformers in this process: lm-eval's questions go to SharedPrefixLM, the workload to plain forwards."""
+"""Transformers in this process: the workload as plain forwards."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel
 
-from greenprune.benchmark.perplexity import perplexity
-from greenprune.benchmark.positions import check_length, learned_positions
-from greenprune.config import BenchmarkConfig, EnergyConfig
-from greenprune.memory.peak import PeakMemory
+from greenprune.config import EnergyConfig
+from greenprune.engines.perplexity import perplexity
+from greenprune.engines.positions import check_length
 from greenprune.models import load_split
-
-if TYPE_CHECKING:
-    from greenprune.benchmark.shared_prefix import SharedPrefixLM
+from greenprune.models.peak import PeakMemory
 
 
 class TransformersEngine:
@@ -37,16 +33,6 @@ class TransformersEngine:
 
     def check_length(self, tokens: int, what: str) -> None:
         check_length(self.model, tokens, what)
-
-    def scorer(self, tokenizer: PreTrainedTokenizerBase, config: BenchmarkConfig) -> SharedPrefixLM:
-        from greenprune.benchmark.shared_prefix import SharedPrefixLM  # lm-eval takes seconds to import
-
-        return SharedPrefixLM(
-            pretrained=self.model,
-            tokenizer=tokenizer,
-            batch_size=config.batch_size,
-            max_length=min(config.max_length, learned_positions(self.model) or config.max_length),
-        )
 
     def perplexity(self, segments: torch.Tensor) -> float:
         return perplexity(self.model, segments)

@@ -7,7 +7,7 @@ import torch
 from tiny_causal import ARCHITECTURES, VOCABULARY, tiny
 from torch import nn
 
-from greenprune.benchmark.perplexity import perplexity
+from greenprune.engines.perplexity import perplexity
 from greenprune.errors import ConfigError
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from greenprune.memory.peak import PeakMemory
+from greenprune.models.peak import PeakMemory
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is Linux's")

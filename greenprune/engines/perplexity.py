@@ -13,7 +13,7 @@ import sys
 import torch
 from transformers import PreTrainedModel
 
-from greenprune.benchmark.positions import check_length
+from greenprune.engines.positions import check_length
 from greenprune.errors import ConfigError
 from greenprune.models.loss import mean_loss
 

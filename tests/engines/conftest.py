@@ -1,0 +1,1 @@
+from byte_llama import checkpoint, engine, llama, tokenizer  # noqa: F401
