@@ -28,7 +28,6 @@ MODEL_FILES = (
     "generation_config.json",
     "*.safetensors",
     "*.safetensors.index.json",
-    "*.gguf",
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -42,7 +41,8 @@ MODEL_FILES = (
     "NOTICE*",
 )
 PRUNED_CODE = "modeling_pruned.py"  # beside layers that differ in width
-BIN_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # only where there are no safetensors
+# Only where there are no safetensors, the first that are there
+INSTEAD = (("pytorch_model*.bin", "pytorch_model.bin.index.json"), ("*.gguf",))
 
 
 def export(run: str | Path, trial: str | int, out: str | Path) -> Path:
@@ -95,12 +95,12 @@ def _model_files(checkpoint: Path) -> list[Path]:
     """The files that make up model and tokenizer. Raises ConfigError where weights or config are missing."""
     files = [path for path in sorted(checkpoint.iterdir()) if path.is_file()]
     chosen = [path for path in files if _fits(path, MODEL_FILES)]
-    if not any(path.suffix in (".safetensors", ".gguf") for path in chosen):
-        chosen += [path for path in files if _fits(path, BIN_FILES)]
-    if (
-        not any(path.suffix in (".safetensors", ".gguf", ".bin") for path in chosen)
-        or not (checkpoint / "config.json").is_file()
-    ):
+    weights = any(path.suffix == ".safetensors" for path in chosen)
+    for others in () if weights else INSTEAD:
+        if found := [path for path in files if _fits(path, others)]:
+            chosen, weights = chosen + found, True
+            break
+    if not weights or not (checkpoint / "config.json").is_file():
         found = ", ".join(path.name for path in files) or "nothing"
         raise ConfigError(
             f"a checkpoint must hold config.json and weights (*.safetensors), got {found} in {checkpoint}; "

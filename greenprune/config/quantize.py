@@ -16,7 +16,7 @@ from greenprune.config.pruning import MaskPruning, MinitronWidthPruning, PruneCo
 from greenprune.config.section import Section
 from greenprune.errors import ConfigError
 
-Format = Literal["transformers", "bitsandbytes", "compressed-tensors", "gguf"]  # of a checkpoint
+CheckpointFormat = Literal["transformers", "bitsandbytes", "compressed-tensors", "gguf"]  # of a checkpoint
 
 
 class QuantizeConfig(Section):
@@ -126,7 +126,7 @@ class Quantizer:
     function: str | None
     summary: str
     paper: str
-    format: Format = "transformers"
+    format: CheckpointFormat = "transformers"
     tokens: bool = False
     multiple_of: int = 1
     packages: tuple[tuple[str, str], ...] = ()

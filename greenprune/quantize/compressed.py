@@ -24,7 +24,7 @@ from greenprune.quantize.fits import largest_group
 from greenprune.quantize.toolchain import required_python
 
 GROUPS = (128, 64, 32)  # columns that share a scale, of those that kernels know
-OWN_CODE = Path(modeling_pruned.__file__)
+OUR_CODE = Path(modeling_pruned.__file__)
 
 
 def write_compressed(
@@ -53,20 +53,20 @@ def write_compressed(
         (Path(place) / "job.json").write_text(json.dumps(job))
         versions = _run(Path(place) / "job.json", Path(place))
     if own_code:
-        shutil.copyfile(OWN_CODE, out / OWN_CODE.name)
+        shutil.copyfile(OUR_CODE, out / OUR_CODE.name)
     return {"group_size": group, **versions}
 
 
 def _with_code_of_ours(checkpoint: Path, place: Path) -> tuple[Path, bool]:
     """The checkpoint, for a process without greenprune: with this version's own modelling code where it needs that, so
     that no code that came with it runs."""
-    if not (checkpoint / OWN_CODE.name).is_file():
+    if not (checkpoint / OUR_CODE.name).is_file():
         return checkpoint, False
     place.mkdir()
     for path in checkpoint.iterdir():
-        if path.name != OWN_CODE.name:
+        if path.name != OUR_CODE.name:
             (place / path.name).symlink_to(path.absolute())
-    shutil.copyfile(OWN_CODE, place / OWN_CODE.name)
+    shutil.copyfile(OUR_CODE, place / OUR_CODE.name)
     return place, True
 
 
