@@ -101,9 +101,9 @@ def _model_files(checkpoint: Path) -> list[Path]:
             chosen, weights = chosen + found, True
             break
     if not weights or not (checkpoint / "config.json").is_file():
-        found = ", ".join(path.name for path in files) or "nothing"
+        there = ", ".join(path.name for path in files) or "nothing"
         raise ConfigError(
-            f"a checkpoint must hold config.json and weights (*.safetensors), got {found} in {checkpoint}; "
+            f"a checkpoint must hold config.json and weights (*.safetensors), got {there} in {checkpoint}; "
             "run the trial again"
         )
     return chosen

@@ -69,7 +69,8 @@ class Activations:
         if not self.sums:
             self._allocate(views)
         for layer, view in enumerate(views):
-            for part, linear in (("attention", view.out), ("mlp", view.down)):
+            outputs = {"mlp": view.down} | ({"attention": view.out} if view.attends else {})
+            for part, linear in outputs.items():
                 hooks.before(linear, self._before(self.inputs[part][layer]))
             for position, norm in enumerate((view.input_norm, view.mlp_norm)):
                 hooks.after(norm, self._after(self.normed[layer, position]))
@@ -77,14 +78,14 @@ class Activations:
     @torch.inference_mode(False)  # a reduction over workers writes into the sums when the pass is over
     def _allocate(self, views: list[LayerView]) -> None:
         self.widths = {
-            "attention": [view.out.in_features for view in views],
+            "attention": [view.heads * view.head_dim for view in views],
             "mlp": [view.down.in_features for view in views],
         }
         # [L, 3, widest]: sum of x, sum of x^2, Minitron's squared means
         self.inputs = {
             part: torch.zeros(self.layers, 3, max(widths), dtype=torch.float64) for part, widths in self.widths.items()
         }
-        self.normed = torch.zeros(self.layers, 2, views[0].out.out_features, dtype=torch.float64)
+        self.normed = torch.zeros(self.layers, 2, views[0].down.out_features, dtype=torch.float64)
         self.sums = [*self.inputs.values(), self.normed]
 
     def begin(self, batch: WatchedBatch) -> None:

@@ -1,4 +1,4 @@
-"""How well a model predicts text without some of its layers, for every candidate at the price of half a forward.
+"""How well a model predicts without some of its layers or attentions: each candidate at the price of half a forward.
 
 Layers before the removed ones don't notice, so one forward of the whole model gives the state from which each
 candidate goes on. The model's own forward runs, with a stand-in for the layers up to there: masks, rotary
@@ -21,6 +21,7 @@ from greenprune.logs import Seldom
 from greenprune.models.decoder import Decoder
 from greenprune.models.hooks import Hooks
 from greenprune.models.loss import total_loss
+from greenprune.models.surgery import without_attention
 
 log = logging.getLogger("greenprune")
 
@@ -31,7 +32,6 @@ def layer_perplexity(model: PreTrainedModel, tokens: Tensor, batch_size: int) ->
     return {"layer_perplexity": losses_without(model, tokens, alone, batch_size).exp()}
 
 
-@torch.inference_mode()
 def losses_without(model: PreTrainedModel, tokens: Tensor, blocks: Sequence[range], batch_size: int = 1) -> Tensor:
     """Mean next-token cross-entropy with each block of contiguous layers removed. The model stays as it is.
 
@@ -39,20 +39,38 @@ def losses_without(model: PreTrainedModel, tokens: Tensor, blocks: Sequence[rang
     [len(blocks)], in nats; inf where the rest of the model gives no finite loss. Holds the hidden states before
     every block for one batch of samples.
     """
+    layers = list(Decoder(model).layers)
+    return _losses(model, tokens, [(block.start, layers[block.stop :]) for block in blocks], batch_size)
+
+
+def losses_without_attention(
+    model: PreTrainedModel, tokens: Tensor, layers: Sequence[int], batch_size: int = 1
+) -> Tensor:
+    """As `losses_without`, with the attention sublayer of each of `layers` removed alone: float64 [len(layers)]."""
+    decoder = Decoder(model)
+    rests = [[without_attention(decoder.view(layer)), *decoder.layers[layer + 1 :]] for layer in layers]
+    return _losses(model, tokens, list(zip(layers, rests, strict=True)), batch_size)
+
+
+@torch.inference_mode()
+def _losses(
+    model: PreTrainedModel, tokens: Tensor, candidates: Sequence[tuple[int, Sequence[nn.Module]]], batch_size: int
+) -> Tensor:
+    """Of each candidate: the state before which layer it goes on from, and the last layers that run then."""
     decoder, training = Decoder(model), model.training
-    totals = torch.zeros(len(blocks), dtype=torch.float64)
+    totals = torch.zeros(len(candidates), dtype=torch.float64)
     started, lines = time.monotonic(), Seldom()
     model.eval()
     try:
         with decoder.one_at_a_time():
             for done, rows in enumerate(tokens.split(batch_size)):
                 batch = rows.to(model.device)
-                states = _states_before(decoder, batch, {block.start for block in blocks})
-                for index, block in enumerate(blocks):
-                    with decoder.running([*[_Given(states[block.start])] * block.stop, *decoder.layers[block.stop :]]):
+                states = _states_before(decoder, batch, {start for start, _ in candidates})
+                for index, (start, rest) in enumerate(candidates):
+                    with decoder.running([*[_Given(states[start])] * (len(decoder) - len(rest)), *rest]):
                         totals[index] += total_loss(model, batch)
                     if lines.due():
-                        share = (done + (index + 1) / len(blocks)) / math.ceil(len(tokens) / batch_size)
+                        share = (done + (index + 1) / len(candidates)) / math.ceil(len(tokens) / batch_size)
                         log.info("removing layers in turn: %.0f %% after %.0f s", 100 * share, lines.last - started)
     finally:
         model.train(training)

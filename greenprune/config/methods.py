@@ -24,6 +24,7 @@ from greenprune.config.pruning import (
     Shape,
     ShortenedDepthPruning,
     SlebPruning,
+    TwoStagePruning,
     WandaSpPruning,
 )
 from greenprune.config.section import chosen_by_method
@@ -114,6 +115,13 @@ METHODS: dict[str, Method] = {
         "heads, channels and hidden dimensions of the smallest activations",
         "Muralidharan et al. 2024, arXiv:2407.14679",
         ACTIVATIONS,
+    ),
+    "two_stage": Method(
+        TwoStagePruning,
+        "greenprune.prune.two_stage:prune_in_two_stages",
+        "the channels of the smallest activations, then the attention sublayers whose removal harms the loss least",
+        "Sandri et al. 2025 (2SSP), arXiv:2501.17771",
+        tokens=True,
     ),
     "magnitude": Method(
         MaskPruning,

@@ -12,6 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from greenprune.config.section import Int, Section
 from greenprune.errors import ConfigError, nearest
 
+COMPENSATION_VERSION = 1  # raised when what prune.reconstruct or prune.patch gives changes for the same input
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -90,7 +92,7 @@ class PruneConfig(Section):
         return self.entry.tokens or self.needs_dense()
 
     def output_version(self) -> int:
-        return self.entry.version
+        return self.entry.version + (COMPENSATION_VERSION if self.compensation() else 0)
 
 
 class NoPruning(PruneConfig):
@@ -161,13 +163,18 @@ class SlebPruning(DepthPruning):
     protected: ClassVar[tuple[int, int]] = (1, 1)
 
 
-class RatioPruning(SkippingPruning):
-    """Heads and MLP channels are removed; the layers stay."""
-
-    LATER: ClassVar[Mapping[str, Any]] = {"reconstruct": "none"}
+class SharePruning(SkippingPruning):
+    """A share of the prunable layers' parameters is removed; the layers stay."""
 
     ratio: float | None = Field(gt=0, lt=1, description="share of the prunable layers' parameters that is removed")
     round_to: Int = Field(8, ge=1, description="MLP widths are multiples of it; tensor cores want 8, or 64")
+
+
+class RatioPruning(SharePruning):
+    """Heads and MLP channels are removed."""
+
+    LATER: ClassVar[Mapping[str, Any]] = {"reconstruct": "none"}
+
     uniform: bool = Field(False, description="one width for all layers, which stock Transformers configs can hold")
     heads: Literal["within_group", "kv_group"] = Field(
         "within_group",
@@ -250,6 +257,15 @@ class WandaSpPruning(WidthPruning):
 
     def needs_tokens(self) -> bool:
         return super().needs_tokens() or self.sequential
+
+
+class TwoStagePruning(SharePruning):
+    """MLP channels of every layer go, then whole attention sublayers."""
+
+    ratio: float = Field(gt=0, lt=1, description="share of the prunable layers' parameters that is removed")
+    alpha: float = Field(
+        1.5, gt=0, description="larger: more attention sublayers go, layers * ratio^(MLP size / attention size / alpha)"
+    )
 
 
 Target = Literal["ffn", "heads", "hidden"]

@@ -16,9 +16,11 @@ import torch
 from torch import LongTensor, Tensor, nn
 from transformers import PreTrainedModel
 
+from greenprune.errors import ModelError
 from greenprune.models.architectures import Layout, architecture_of
 from greenprune.models.hooks import Hooks
 from greenprune.models.in_files import borrowed, put_away
+from greenprune.models.modeling_pruned import NoAttention
 
 LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MiB in fp32: all positions' together would be the largest tensor of a pass
 
@@ -56,15 +58,22 @@ class LayerView:
         return self.module.get_submodule(self.layout.attention)
 
     @cached_property
+    def attends(self) -> bool:
+        """Whether the layer has attention; heads, KV heads and their matrices are none otherwise."""
+        return not isinstance(self.attention, NoAttention)
+
+    @cached_property
     def head_dim(self) -> int:
         return getattr(self.attention, "head_dim", None) or self.attention.head_size
 
     @cached_property
     def heads(self) -> int:
-        return self.out.in_features // self.head_dim
+        return 0 if not self.attends else self.out.in_features // self.head_dim
 
     @cached_property
     def kv_heads(self) -> int:
+        if not self.attends:
+            return 0
         paths = {self.layout.query, self.layout.key, self.layout.value}
         rows = sum(self._linear(path).out_features for path in paths)  # heads + 2 kv_heads, however fused
         return (rows // self.head_dim - self.heads) // 2
@@ -106,7 +115,7 @@ class LayerView:
     @property
     def linears(self) -> dict[str, nn.Linear]:
         """Every matrix that can be pruned by its path in the layer, in order of execution."""
-        return {path: self._linear(path) for path in self.layout.linears}
+        return {path: self._linear(path) for path in self.layout.linears if self._is_there(path)}
 
     @property
     def norms(self) -> dict[str, nn.Module]:
@@ -124,7 +133,15 @@ class LayerView:
         """Its output feeds the MLP (but in OPT-350m)."""
         return self.module.get_submodule(self.layout.mlp_norm)
 
+    def _is_there(self, path: str) -> bool:
+        return self.attends or not path.startswith(f"{self.layout.attention}.")
+
     def _linear(self, path: str) -> nn.Linear:
+        if not self._is_there(path):
+            raise ModelError(
+                "heads can be pruned where every layer has attention, got one that has none; prune widths before "
+                "attention sublayers (method sequence)"
+            )
         return self.module.get_submodule(path)
 
     def _attention_rows(self, part: int) -> Rows:

@@ -5,7 +5,8 @@ This file travels with a checkpoint and needs only torch and transformers:
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 
 `config.layer_widths` has an entry for each layer: {"heads", "kv_heads", "channels", "attention_bias", "mlp_bias"};
-the biases are those of the attention's and the MLP's output projections. All else is as in the stock
+the biases are those of the attention's and the MLP's output projections. A layer of no heads has no attention. All
+else is as in the stock
 architecture: its forward pass takes the widths from the tensors.
 
 PrunedLlamaForCausalLM is the narrow form of Transformers' LlamaForCausalLM, and so for every other causal LM: the class
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import transformers
 from torch import nn
 from transformers import PreTrainedModel
@@ -72,9 +74,33 @@ def __getattr__(name: str) -> Any:
     return pruned_class(stock)
 
 
+class NoAttention(nn.Module):
+    """Stands where a layer has no attention: adds nothing to the residual stream.
+
+    A KV cache counts its tokens in the first layer, so one number a token is kept in it here too.
+    """
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.head_dim = attention.head_dim if hasattr(attention, "head_dim") else attention.head_size
+        self.layer_idx: int = attention.layer_idx
+
+    def forward(self, *states: torch.Tensor, **arguments: Any) -> tuple[torch.Tensor, None]:
+        hidden = states[0] if states else arguments["hidden_states"]
+        for cache in arguments.values():
+            if isinstance(cache, transformers.Cache):
+                counted = hidden.new_zeros(hidden.shape[0], 1, hidden.shape[1], 1)
+                cache.update(counted, counted, self.layer_idx)
+        return torch.zeros_like(hidden), None
+
+
 def make_narrow(layer: nn.Module, widths: dict[str, Any], config: Any) -> None:
     """Give a stock layer the linears of these widths, not initialised as the architecture would."""
-    attention = layer.self_attn if hasattr(layer, "self_attn") else layer.attention
+    place = "self_attn" if hasattr(layer, "self_attn") else "attention"
+    attention = getattr(layer, place)
+    if not widths["heads"]:
+        attention = NoAttention(attention)
+        setattr(layer, place, attention)
     head_dim = attention.head_dim if hasattr(attention, "head_dim") else attention.head_size
     heads, kv_heads, channels = widths["heads"], widths["kv_heads"], widths["channels"]
     rows = {
@@ -98,6 +124,8 @@ def make_narrow(layer: nn.Module, widths: dict[str, Any], config: Any) -> None:
 
 def set_heads(attention: nn.Module, heads: int, kv_heads: int, config: Any) -> None:
     """Tell an attention module its numbers of heads, under the names that its architecture reads."""
+    if not heads:
+        return
     for name, value in (
         ("num_key_value_groups", heads // kv_heads),
         ("num_key_value_heads", kv_heads),

@@ -76,7 +76,7 @@ def _stock_form(model: PreTrainedModel, target: type[PreTrainedModel]) -> StockF
     The judge is the class itself, built without memory: what it gives is what from_pretrained will build.
     """
     views = Decoder(model).views()
-    if len({(view.heads, view.kv_heads, view.channels) for view in views}) > 1:
+    if len({(view.heads, view.kv_heads, view.channels) for view in views}) > 1 or not views[0].attends:
         return None
     fields = _fields(model, views[0].heads, views[0].kv_heads, views[0].channels)
     off = [name for name in Decoder(model).layout.config_biases if not getattr(model.config, name)]
@@ -152,7 +152,7 @@ def _set_pruned(model: PreTrainedModel, pruned: type[PreTrainedModel]) -> None:
             "heads": view.heads,
             "kv_heads": view.kv_heads,
             "channels": view.channels,
-            "attention_bias": view.out.bias is not None,
+            "attention_bias": view.attends and view.out.bias is not None,
             "mlp_bias": view.down.bias is not None,
         }
         for view in views

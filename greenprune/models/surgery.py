@@ -1,4 +1,4 @@
-"""Change a model's shape in place: its layers, heads, channels, output biases and hidden size.
+"""Change a model's shape in place: its layers, attentions, heads, channels, output biases and hidden size.
 
 All but `remove_layers` leave class and configuration as they were: `fit_class_and_config` (stock_form.py) comes last.
 """
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from greenprune.errors import ModelError
-from greenprune.models.decoder import Decoder, Rows
+from greenprune.models.decoder import Decoder, LayerView, Rows
 from greenprune.models.in_files import belongs_with, put_away
-from greenprune.models.modeling_pruned import set_heads
+from greenprune.models.modeling_pruned import NoAttention, set_heads
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
@@ -106,6 +106,26 @@ def add_output_bias(model: PreTrainedModel, layer: int, attention: Tensor | None
                 if linear.bias is None:
                     give_zero_bias(linear)
                 linear.bias = in_place_of(linear.bias + bias.to(linear.bias), linear.bias)
+
+
+def remove_attention(model: PreTrainedModel, layer: int) -> None:
+    """Leave a layer its MLP alone, in place. Raises ModelError where it has no attention any more."""
+    view = Decoder(model).view(layer)
+    view.module.set_submodule(view.layout.attention, _nothing_of(view))
+
+
+def without_attention(view: LayerView) -> nn.Module:
+    """A layer that shares all but its attention with that of the view, and has none."""
+    layer = copy.copy(view.module)
+    layer._modules = dict(layer._modules)
+    layer.set_submodule(view.layout.attention, _nothing_of(view))
+    return layer
+
+
+def _nothing_of(view: LayerView) -> NoAttention:
+    if not view.attends:
+        raise ModelError("attention can be removed from a layer that has it, got one without; name another layer")
+    return NoAttention(view.attention)
 
 
 def _chosen(indices: Sequence[int], total: int, what: str) -> list[int]:

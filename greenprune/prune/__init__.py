@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenprune._callable import function_named, make_callable
-from greenprune.config import METHODS, CalibrationConfig, MaskPruning, PruneConfig, RatioPruning, Shape
+from greenprune.config import METHODS, CalibrationConfig, MaskPruning, PruneConfig, Shape, SharePruning
 from greenprune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _touchable(model: PreTrainedModel, config: PruneConfig) -> list[torch.nn.Mod
     from greenprune.models.decoder import Decoder
 
     layers = Decoder(model).layers
-    return [layers[index] for index in config.prunable(len(layers))] if isinstance(config, RatioPruning) else [*layers]
+    return [layers[index] for index in config.prunable(len(layers))] if isinstance(config, SharePruning) else [*layers]
 
 
 def _function(config: PruneConfig) -> Any:

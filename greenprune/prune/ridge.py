@@ -5,7 +5,7 @@
         sums.add(x, errors, weights, held)  # [tokens, inputs], [tokens, outputs], [tokens], bool [tokens]
     correction, ridge = sums.solve()        # D of the least sum over tokens of weight² ||x D - error||², + ridge
 
-The ridge adds ridge * mean diagonal * ||D||², the diagonal that of the sum of weight² x xᵀ.
+The ridge adds, for each input, ridge * the sum of weight² x² * ||its row of D||²: as if all inputs were of one size.
 
 Memory goes with the square of the inputs, not with the tokens. How strong the ridge is, tokens decide that are held
 back: from the sums alone their error is known for every candidate. Then all tokens make the correction.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from greenprune.errors import ModelError
 
-RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the mean of the inputs' squares
+RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of each input's square
 UNCHOSEN = 1.0
 HELD_BACK = 4  # every fourth sample
 
@@ -72,11 +72,8 @@ class RegressionSums:
         return float((made * (self.products[1] @ made - 2 * self.crosses[1])).sum())
 
     def _solution(self, products: Tensor, crosses: Tensor, ridge: float) -> Tensor:
-        penalty = products.diagonal().clone()
-        inputs = len(penalty) - self.constant
-        if inputs:
-            penalty[:inputs] = ridge * penalty[:inputs].mean().clamp(min=torch.finfo(torch.float32).tiny)
-        penalty[inputs:] = 0
+        penalty = ridge * products.diagonal().clamp(min=torch.finfo(torch.float32).tiny)
+        penalty[len(penalty) - self.constant :] = 0
         damped = products.clone()
         damped.diagonal().add_(penalty)
         return torch.cholesky_solve(crosses, torch.linalg.cholesky(damped))

@@ -200,8 +200,8 @@ def one_width(units: Sequence[Units], counts: Counts, ratio: float, round_to: in
 
 
 def units_of(view: LayerView, whole_groups: bool) -> Units:
-    group = view.heads // view.kv_heads
     query, key = (_parameters_per_row(rows) for rows in (view.query.linear, view.key.linear))
+    group = view.heads // view.kv_heads
     head = view.head_dim * (query + view.out.out_features)
     whole = whole_groups or group == 1
     if whole:

@@ -48,7 +48,7 @@ def test_refused_when_the_file_is_read(case):
 
 
 def test_a_model_of_odd_widths_is_refused(tiny_checkpoint):
-    with pytest.raises(ConfigError, match="the model's hidden_size must be a multiple of 64 .* got 32"):
+    with pytest.raises(ConfigError, match=r"the model's hidden_size must be a multiple of 64 .* got 32"):
         trial({"method": "nf4"}, model=str(tiny_checkpoint))
     assert trial({"method": "int8"}, model=str(tiny_checkpoint)).quantize.method == "int8"
 

@@ -36,8 +36,7 @@ def random():
 def ridge_by_hand(x, errors, weights, ridge):
     """A row more for each input: the penalty as something to predict."""
     x, errors = (x * weights[:, None]).double(), (errors * weights[:, None]).double()
-    size = (ridge * x.square().sum(dim=0).mean()).sqrt()
-    more = torch.cat([x, size * torch.eye(x.shape[1], dtype=x.dtype)])
+    more = torch.cat([x, (ridge * x.square().sum(dim=0)).sqrt().diag()])
     return torch.linalg.lstsq(more, torch.cat([errors, torch.zeros(x.shape[1], errors.shape[1])])).solution
 
 
@@ -147,7 +146,7 @@ def test_text_that_was_not_seen_is_nearer_to_the_dense_model(how, share, name):
     assert distance(WANDA | {"reconstruct": how}, name) < share * distance(WANDA, name)
 
 
-@pytest.mark.parametrize(("learning_rate", "learns"), [(1e-4, True), (1.0, False)])
+@pytest.mark.parametrize(("learning_rate", "learns"), [(1e-5, True), (1.0, False)])
 def test_a_window_changes_where_held_back_samples_are_nearer(learning_rate, learns, monkeypatch):
     monkeypatch.setattr(windows, "WINDOW_STEPS", 20)
     monkeypatch.setattr(windows, "LEARNING_RATE", learning_rate)

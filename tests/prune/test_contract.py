@@ -46,6 +46,8 @@ ROWS: dict[str, dict] = {
     "wanda_sp, windows": WIDTH | {"reconstruct": "windows"},
     "minitron_width": WIDTH,
     "minitron_width, hidden": {"targets": {"hidden": 24, "ffn": 40}},
+    "two_stage": WIDTH,
+    "two_stage, more attention": WIDTH | {"alpha": 6},
     "magnitude": {"ratio": 0.5},
     "wanda": {"ratio": 0.5},
     "wanda, 2:4": {"structure": "2:4"},
