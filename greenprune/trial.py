@@ -22,6 +22,7 @@ from greenprune.decided import decided
 from greenprune.errors import DamagedArtifact
 from greenprune.experiment import Experiment
 from greenprune.metrics import metrics_of
+from greenprune.quantize.toolchain import check_installed
 from greenprune.results import TrialResult, write_result
 from greenprune.stages import Execute, Request, Source, Stages, perform_all
 from greenprune.storage import Storage, write_atomically
@@ -83,7 +84,9 @@ def _walk(config: TrialConfig, stages: Stages, number: int) -> TrialResult:
 
 
 def check_benchmark(config: TrialConfig) -> None:
-    """Raises ConfigError for tasks or a country that their libraries don't know, before any stage runs."""
+    """Raises ConfigError for tasks or a country that their libraries don't know, and for a quantizer whose software isn't
+    here, before any stage runs."""
+    check_installed(config.quantize)
     benchmark = config.benchmark
     if benchmark.energy and benchmark.energy.country:
         from greenprune.energy.carbon import check_country

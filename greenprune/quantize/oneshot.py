@@ -32,6 +32,8 @@ def quantize(job: dict[str, Any]) -> dict[str, str]:
     scheme: QuantizationScheme = preset_name_to_scheme(job["scheme"], ["Linear"])
     if job["group_size"]:
         scheme.weights.group_size = job["group_size"]
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    zeros = {name: linear.weight == 0 for name, linear in linears.items()}
     oneshot(
         model=model,
         processor=AutoTokenizer.from_pretrained(job["checkpoint"]),
@@ -41,6 +43,8 @@ def quantize(job: dict[str, Any]) -> dict[str, str]:
         max_seq_length=tokens.shape[1],
         shuffle_calibration_samples=False,
     )
+    for name, linear in linears.items():  # GPTQ moves its error into every weight, those of a mask too
+        linear.weight.data.masked_fill_(zeros[name], 0)
     model.save_pretrained(job["out"], save_compressed=True)
     return {name: version(name) for name in ("llmcompressor", "compressed-tensors", "transformers")}
 

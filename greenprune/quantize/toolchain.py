@@ -7,11 +7,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from greenprune.config import QUANTIZERS, QuantizeConfig
 from greenprune.errors import ConfigError
 from greenprune.storage import cache_dir
 
@@ -43,6 +45,18 @@ def required_python() -> Path:
             "of one"
         )
     return found
+
+
+def check_installed(config: QuantizeConfig) -> None:
+    """Raises ConfigError where what the method needs can't be imported here."""
+    entry = QUANTIZERS[config.method]
+    for package, remedy in entry.packages:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"quantize.method {config.method} needs the package {package}, got none here; run `{remedy}`"
+            )
+    if entry.toolchain:
+        required_python()
 
 
 def commands() -> list[list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +13,15 @@ from pydantic import TypeAdapter
 from tiny import tiny_config, write_text
 from transformers import LlamaForCausalLM
 
-from greenprune.config import METHODS, QUANTIZERS, PruneConfig, QuantizeConfig
+from greenprune.config import QUANTIZERS, PruneConfig, QuantizeConfig
 from greenprune.config.section import chosen_by_method
+from greenprune.errors import ConfigError, GreenpruneError, ModelError
+from greenprune.experiment import parse_experiment
 from greenprune.models import load_checkpoint, save_checkpoint
 from greenprune.prune import prune
-from greenprune.quantize import quantize_stage
+from greenprune.quantize import compressed, quantize_stage, toolchain
 from greenprune.quantize.fits import layer_linears
-from greenprune.quantize.toolchain import python
+from greenprune.trial import run_trial
 
 slow = pytest.mark.slow
 ANY = TypeAdapter(chosen_by_method({name: entry.fields for name, entry in QUANTIZERS.items()}))
@@ -51,7 +55,7 @@ def skip_unless_here(config: QuantizeConfig) -> None:
     entry = QUANTIZERS[config.method]
     for package, _ in entry.packages:
         pytest.importorskip(package)
-    if entry.toolchain and python() is None:
+    if entry.toolchain and toolchain.python() is None:
         pytest.skip("llm-compressor's environment isn't here")
 
 
@@ -126,5 +130,40 @@ def test_the_zeros_of_a_mask_stay(row, model, tiny_tokenizer, text, tmp_path):
         assert left[~was].abs().max() > 0
 
 
-def test_masks_are_methods_of_the_table():
-    assert {"magnitude", "wanda", "sparsegpt"} <= METHODS.keys()
+def test_widths_that_a_format_cannot_hold_are_refused(tiny_checkpoint, tmp_path):
+    with pytest.raises(
+        ModelError, match=r"inputs must be multiples of 64 .* q_proj with 32 and 32; prune with round_to"
+    ):
+        quantize_stage(tmp_path / "out", checkpoint=tiny_checkpoint, config=section(ROWS["nf4"]), dtype="float32")
+
+
+def test_what_is_not_installed_is_refused_before_any_work(monkeypatch, tmp_path):
+    monkeypatch.setitem(QUANTIZERS, "w8a8", dataclasses.replace(QUANTIZERS["w8a8"], packages=()))
+    monkeypatch.setenv(toolchain.VARIABLE, str(tmp_path / "python"))
+    with pytest.raises(ConfigError, match=r"llm-compressor in an environment of its own, got no .*/python; run `.*pip"):
+        toolchain.check_installed(section(ROWS["w8a8"]))
+    absent = dataclasses.replace(QUANTIZERS["int8"], packages=(("no_such_package", "pip install it"),))
+    monkeypatch.setitem(QUANTIZERS, "int8", absent)
+    with pytest.raises(ConfigError, match="needs the package no_such_package, got none here; run `pip install it`"):
+        toolchain.check_installed(section(ROWS["int8"]))
+
+
+def test_what_llm_compressor_says_is_carried_over(monkeypatch, tmp_path):
+    """A Python that has no llm-compressor: this one."""
+    monkeypatch.setenv(toolchain.VARIABLE, sys.executable)
+    job = tmp_path / "job.json"
+    job.write_text("{}")
+    with pytest.raises(GreenpruneError, match=r"exit status 1: (ModuleNotFoundError|KeyError)"):
+        compressed._run(job, tmp_path)
+
+
+def test_a_trial_says_what_its_weights_take(tiny_experiment, tmp_path):
+    plain = run_trial(parse_experiment(tiny_experiment).trial(), tmp_path / "runs").metrics
+    tiny_experiment["quantize"] = {"method": "int8"}
+    metrics = run_trial(parse_experiment(tiny_experiment).trial(), tmp_path / "runs").metrics
+    assert (plain["quantization"], metrics["quantization"]) == ("none", "int8")
+    assert plain["parameters"] == metrics["parameters"]
+    assert plain["macs_per_token"] == metrics["macs_per_token"]
+    assert metrics["bits_per_weight"] == 8 * metrics["checkpoint_bytes"] / metrics["parameters"]
+    assert metrics["checkpoint_bytes"] < plain["checkpoint_bytes"]
+    assert metrics["energy_j_per_token"] > 0
