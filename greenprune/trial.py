@@ -84,9 +84,9 @@ def _walk(config: TrialConfig, stages: Stages, number: int) -> TrialResult:
 
 
 def check_benchmark(config: TrialConfig) -> None:
-    """Raises ConfigError for tasks or a country that their libraries don't know, and for a quantizer whose software isn't
-    here, before any stage runs."""
-    check_installed(config.quantize)
+    """Raises ConfigError for tasks or a country that their libraries don't know, and for a quantizer whose software
+    isn't here, before any stage runs."""
+    check_installed(config.quantize.method)
     benchmark = config.benchmark
     if benchmark.energy and benchmark.energy.country:
         from greenprune.energy.carbon import check_country

@@ -72,7 +72,7 @@ def assert_reloads(model, folder, needs: str | None = None) -> None:
     needs: what the report says that loading takes, where there is a report.
     """
     model.save_pretrained(folder)
-    stock = not hasattr(model.config, "layer_widths")
+    stock = not model.config.is_heterogeneous
     assert needs in (None, "transformers" if stock else "trust_remote_code")
     assert stock == (not (folder / "modeling_pruned.py").exists())
     plain = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=not stock)

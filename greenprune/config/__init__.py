@@ -52,20 +52,12 @@ from greenprune.config.overrides import (
 )
 from greenprune.config.pruning import (
     DepthPruning,
-    FlapPruning,
-    LlmPrunerPruning,
     MaskPruning,
     Method,
-    MinitronWidthPruning,
     NoPruning,
     PruneConfig,
-    RatioPruning,
     Shape,
-    SharePruning,
     SkippingPruning,
-    TwoStagePruning,
-    WandaSpPruning,
-    WidthPruning,
 )
 from greenprune.config.quantize import (
     QUANTIZE_VARIANTS,
@@ -108,6 +100,17 @@ from greenprune.config.texts import (
 )
 from greenprune.config.trial import (
     TrialConfig,
+)
+from greenprune.config.width_pruning import (
+    FlapPruning,
+    LlmPrunerPruning,
+    MinitronWidthPruning,
+    RatioPruning,
+    SharePruning,
+    ShearedPruning,
+    TwoStagePruning,
+    WandaSpPruning,
+    WidthPruning,
 )
 
 __all__ = [
@@ -152,6 +155,7 @@ __all__ = [
     "SequencePruning",
     "Shape",
     "SharePruning",
+    "ShearedPruning",
     "SkippingPruning",
     "Stage",
     "StageResources",

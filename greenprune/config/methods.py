@@ -14,20 +14,23 @@ from pydantic import Field, create_model
 
 from greenprune.config.pruning import (
     DepthPruning,
-    FlapPruning,
-    LlmPrunerPruning,
     MaskPruning,
     Method,
-    MinitronWidthPruning,
     NoPruning,
     PruneConfig,
     Shape,
     ShortenedDepthPruning,
     SlebPruning,
+)
+from greenprune.config.section import chosen_by_method
+from greenprune.config.width_pruning import (
+    FlapPruning,
+    LlmPrunerPruning,
+    MinitronWidthPruning,
+    ShearedPruning,
     TwoStagePruning,
     WandaSpPruning,
 )
-from greenprune.config.section import chosen_by_method
 
 HIDDEN_STATES = frozenset({"angular", "bi"})
 ACTIVATIONS = frozenset({"activations"})
@@ -122,6 +125,14 @@ METHODS: dict[str, Method] = {
         "the channels of the smallest activations, then the attention sublayers whose removal harms the loss least",
         "Sandri et al. 2025 (2SSP), arXiv:2501.17771",
         tokens=True,
+    ),
+    "sheared": Method(
+        ShearedPruning,
+        "greenprune.prune.sheared:prune_sheared",
+        "layers, heads, channels and hidden dimensions by masks that learn an exact shape with the weights",
+        "Xia et al. 2023 (Sheared LLaMA), arXiv:2310.06694",
+        tokens=True,
+        trains=True,
     ),
     "magnitude": Method(
         MaskPruning,

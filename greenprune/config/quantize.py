@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from greenprune.config.methods import SequencePruning
-from greenprune.config.pruning import MaskPruning, MinitronWidthPruning, PruneConfig, WidthPruning
+from greenprune.config.pruning import MaskPruning, PruneConfig
 from greenprune.config.section import Section
+from greenprune.config.width_pruning import MinitronWidthPruning
 from greenprune.errors import ConfigError
 
 CheckpointFormat = Literal["transformers", "bitsandbytes", "compressed-tensors", "gguf"]  # of a checkpoint
@@ -52,11 +53,11 @@ class QuantizeConfig(Section):
             )
         if (step_of := QUANTIZERS[self.method].multiple_of) == 1:
             return
-        for step in steps:
-            if isinstance(step, WidthPruning) and isinstance(step.round_to, int) and step.round_to % step_of:
+        for rounded in (getattr(step, "round_to", step_of) for step in steps):
+            if isinstance(rounded, int) and rounded % step_of:
                 raise ConfigError(
                     f"prune.round_to must be a multiple of {step_of} for quantize.method {self.method}, got "
-                    f"{step.round_to}; set prune.round_to: {step_of}"
+                    f"{rounded}; set prune.round_to: {step_of}"
                 )
         for name, width in widths.items():
             if width % step_of and not any(isinstance(step, MinitronWidthPruning) for step in steps):

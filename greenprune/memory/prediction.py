@@ -27,6 +27,7 @@ from greenprune.config import (
     PruneConfig,
     QuantizeConfig,
     SequencePruning,
+    ShearedPruning,
     TextHealing,
     split_text,
     tokens_a_sequence,
@@ -191,6 +192,11 @@ def _of_step(sizes: ModelSizes, config: PruneConfig, text: CalibrationConfig, de
         need = replace(need, activations=need.activations + states + inputs)
     elif config.needs_tokens() and not config.statistics():
         need = replace(need, activations=need.activations + sizes.layers * batch * stream + logits_bytes(sizes, batch))
+    if isinstance(config, ShearedPruning):
+        batch = config.batch_size * text.seq_len
+        activations = 2 * sizes.layers * layer_activations(sizes, batch) + logits_bytes(sizes, batch)
+        trained = 4 if config.learning_rate else 1  # beside the weights: their gradients and Adam's two moments
+        need = replace(need, activations=activations, gradients=trained * sizes.parameters * FLOAT32)
     if isinstance(config, MaskPruning):
         hessians = 5 * max(sizes.channels, sizes.attention) ** 2 if config.entry.hessian else 0
         need = replace(need, statistics=FLOAT32 * (hessians + 4 * largest_matrix(sizes)))

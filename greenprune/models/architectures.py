@@ -66,6 +66,7 @@ class Layout:
 class Architecture:
     """stock: Transformers' causal LM, from which the class of layers of different widths is made too.
 
+    same_as: what computes the same from tensors of the same names, as long as no window narrows attention.
     masks: what the decoder's forward takes as a prepared attention mask: "one" for all layers, or "by_layer_type", one
     for each of config.layer_types.
     """
@@ -73,6 +74,7 @@ class Architecture:
     stock: type[PreTrainedModel]
     layout: Layout = Layout()
     masks: Literal["one", "by_layer_type"] = "one"
+    same_as: tuple[str, ...] = ()
 
 
 GEMMA_2 = Layout(
@@ -82,9 +84,13 @@ GEMMA_2 = Layout(
 )
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture(LlamaForCausalLM, Layout(config_biases=("attention_bias", "mlp_bias"))),
-    "mistral": Architecture(MistralForCausalLM),
-    "qwen2": Architecture(Qwen2ForCausalLM, masks="by_layer_type"),
+    "llama": Architecture(
+        LlamaForCausalLM,
+        Layout(config_biases=("attention_bias", "mlp_bias")),
+        same_as=("mistral",),  # whose configuration takes any number of heads
+    ),
+    "mistral": Architecture(MistralForCausalLM, same_as=("llama",)),  # whose configuration has biases
+    "qwen2": Architecture(Qwen2ForCausalLM, masks="by_layer_type", same_as=("llama",)),
     "qwen3": Architecture(Qwen3ForCausalLM, Layout(config_biases=("attention_bias",)), masks="by_layer_type"),
     "gemma": Architecture(GemmaForCausalLM, Layout(config_biases=("attention_bias",))),
     "gemma2": Architecture(Gemma2ForCausalLM, GEMMA_2, masks="by_layer_type"),

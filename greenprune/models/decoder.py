@@ -20,7 +20,7 @@ from greenprune.errors import ModelError
 from greenprune.models.architectures import Layout, architecture_of
 from greenprune.models.hooks import Hooks
 from greenprune.models.in_files import borrowed, put_away
-from greenprune.models.modeling_pruned import NoAttention
+from greenprune.models.modeling_pruned import NoHeads
 
 LOGITS_AT_ONCE = 1 << 24  # numbers, 64 MiB in fp32: all positions' together would be the largest tensor of a pass
 
@@ -60,7 +60,7 @@ class LayerView:
     @cached_property
     def attends(self) -> bool:
         """Whether the layer has attention; heads, KV heads and their matrices are none otherwise."""
-        return not isinstance(self.attention, NoAttention)
+        return not isinstance(self.attention, NoHeads)
 
     @cached_property
     def head_dim(self) -> int:

@@ -18,8 +18,9 @@ from greenprune.config import ModelConfig, absolute_model
 from greenprune.errors import AssetError, MemoryExceeded
 from greenprune.models.architectures import ARCHITECTURES
 from greenprune.models.in_files import IN_FILES_FROM, leave_in_files
-from greenprune.models.modeling_pruned import pruned_class
+from greenprune.models.modeling_pruned import PREFIX, pruned_class
 from greenprune.models.parts import in_dtype, save_in_parts, weight_bytes
+from greenprune.models.saved import check_saved
 
 transformers_logging.disable_progress_bar()  # a bar for each load drowns the progress of a trial
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -87,6 +88,11 @@ def load_streamed(
     size = weight_bytes(folder, DTYPES.get(dtype))
     if size < IN_FILES_FROM or fits_a_gpu(copies * size):
         return load_checkpoint(folder, dtype, trust_remote_code=trust_remote_code)
+    return load_in_files(folder, dtype, trust_remote_code)
+
+
+def load_in_files(folder: Path, dtype: str = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
+    """A model on the CPU whose weights stay in their files, however small it is."""
     with in_dtype(folder, DTYPES.get(dtype)) as files:
         model = load_checkpoint(files, dtype, "cpu", trust_remote_code)
         leave_in_files(model)
@@ -111,8 +117,9 @@ def model_class(folder: Path) -> Any:
     """What loads the checkpoint in `folder`: for layers of different widths our own class, so that no code in the
     folder runs; otherwise AutoModelForCausalLM."""
     config = json.loads((folder / "config.json").read_text())
-    if "layer_widths" in config and config.get("model_type") in ARCHITECTURES:
-        return pruned_class(ARCHITECTURES[config["model_type"]].stock)
+    entry = ARCHITECTURES.get(config.get("model_type"))
+    if entry and config.get("architectures") == [PREFIX + entry.stock.__name__]:
+        return pruned_class(entry.stock)
     return AutoModelForCausalLM
 
 
@@ -126,9 +133,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
-    """Write a Transformers checkpoint (safetensors) with its tokenizer, and the code that its class needs."""
+    """Write a Transformers checkpoint (safetensors) with its tokenizer, and the code that its class needs.
+
+    Raises ModelError where what was written doesn't load as the model in memory.
+    """
     save_in_parts(model, folder)
     tokenizer.save_pretrained(folder)
+    check_saved(model, folder)
 
 
 def default_device() -> str:

@@ -4,17 +4,18 @@ This file travels with a checkpoint and needs only torch and transformers:
 
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 
-`config.layer_widths` has an entry for each layer: {"heads", "kv_heads", "channels", "attention_bias", "mlp_bias"};
-the biases are those of the attention's and the MLP's output projections. A layer of no heads has no attention. All
-else is as in the stock
-architecture: its forward pass takes the widths from the tensors.
+`config.per_layer_config` (Transformers' key, which vLLM reads too) says in what a layer differs from the rest of
+config.json: its heads and channels, under the names of the architecture, and `o_proj_bias` and `down_proj_bias`,
+whether the output projections of attention and MLP have a bias. A layer of no heads has no attention. All else is as in
+the stock architecture: its forward pass takes the widths from the tensors.
 
-PrunedLlamaForCausalLM is the narrow form of Transformers' LlamaForCausalLM, and so for every other causal LM: the class
-is made when this module is asked for it.
+PrunedLlamaForCausalLM is the narrow form of Transformers' LlamaForCausalLM, PrunedLlamaModel of LlamaModel, and so for
+every other: the class is made when this module is asked for it. vLLM builds the second (`AutoModel`).
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 PREFIX = "Pruned"
+BIASES = ("o_proj_bias", "down_proj_bias")
 # What each linear of a layer holds, by the last part of its name
 LINEARS = {
     "q_proj": "queries",
@@ -47,23 +49,39 @@ LINEARS = {
 MADE: dict[type[PreTrainedModel], type[PreTrainedModel]] = {}  # stock class -> its Pruned… class, as they are asked for
 
 
-class NarrowLayers(PreTrainedModel):
-    """Mixed into a stock causal LM: builds it, then replaces the layers' linears by those of `layer_widths`."""
+# It warns of a width that is read of the configuration as a whole, which for a layer's size would be wrong.
+logging.getLogger("transformers.integrations.heterogeneity.configuration_utils").setLevel(logging.ERROR)
 
-    _auto_class = "AutoModelForCausalLM"  # save_pretrained copies this file and names it in config.json
+
+class NarrowLayers(PreTrainedModel):
+    """Mixed into a stock model: builds it, then replaces the layers' linears by those of `per_layer_config`."""
 
     def __init__(self, config: Any) -> None:
+        older = hasattr(config, "layer_widths")
+        if older:
+            use_per_layer_config(config)
         super().__init__(config)
+        if older:
+            config.auto_map = auto_map(type(self), type(self.base_model))
         decoder: Any = getattr(self.base_model, "decoder", self.base_model)
-        for layer, widths in zip(decoder.layers, config.layer_widths, strict=True):
-            make_narrow(layer, widths, config)
+        for layer, own in zip(decoder.layers, config.per_layer_config, strict=True):
+            make_narrow(layer, own, config)
 
 
 def pruned_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The narrow form of a stock causal LM, always the same class."""
+    """The narrow form of a stock causal LM or its base model, always the same class."""
     if stock not in MADE:
-        MADE[stock] = type(PREFIX + stock.__name__, (NarrowLayers, stock), {"__module__": __name__})
+        # save_pretrained copies this file and names the class in config.json, under this name
+        auto = "AutoModelForCausalLM" if stock.__name__.endswith("ForCausalLM") else "AutoModel"
+        fields = {"__module__": __name__, "_auto_class": auto}
+        MADE[stock] = type(PREFIX + stock.__name__, (NarrowLayers, stock), fields)
     return MADE[stock]
+
+
+def auto_map(pruned: type[PreTrainedModel], base: type[PreTrainedModel]) -> dict[str, str]:
+    """What config.json says of where this code is. base: the stock base model in `pruned`."""
+    module = __name__.rpartition(".")[2]
+    return {"AutoModel": f"{module}.{PREFIX}{base.__name__}", "AutoModelForCausalLM": f"{module}.{pruned.__name__}"}
 
 
 def __getattr__(name: str) -> Any:
@@ -74,7 +92,7 @@ def __getattr__(name: str) -> Any:
     return pruned_class(stock)
 
 
-class NoAttention(nn.Module):
+class NoHeads(nn.Module):  # not "…Attention": Transformers takes such a class for attention of its own kind
     """Stands where a layer has no attention: adds nothing to the residual stream.
 
     A KV cache counts its tokens in the first layer, so one number a token is kept in it here too.
@@ -94,15 +112,41 @@ class NoAttention(nn.Module):
         return torch.zeros_like(hidden), None
 
 
-def make_narrow(layer: nn.Module, widths: dict[str, Any], config: Any) -> None:
-    """Give a stock layer the linears of these widths, not initialised as the architecture would."""
+def channels_key(config: Any) -> str:
+    """What the architecture calls the width of its MLP."""
+    return "ffn_dim" if hasattr(config, "ffn_dim") else "intermediate_size"
+
+
+def use_per_layer_config(config: Any) -> None:
+    """Say in today's terms what older checkpoints say in `layer_widths`, a mapping for each layer."""
+    grouped = hasattr(config, "num_key_value_heads")
+    layers = {}
+    for layer, widths in enumerate(config.layer_widths):
+        layers[layer] = {"num_attention_heads": widths["heads"], channels_key(config): widths["channels"]}
+        layers[layer] |= {"num_key_value_heads": widths["kv_heads"]} if grouped else {}
+        layers[layer] |= zip(BIASES, (widths["attention_bias"], widths["mlp_bias"]), strict=True)
+    del config.layer_widths
+    set_per_layer_config(config, layers)
+
+
+def set_per_layer_config(config: Any, layers: dict[int, dict[str, Any]]) -> None:
+    """Each layer's own fields; what all have in common stands in the configuration's."""
+    for name in BIASES:
+        setattr(config, name, all(own[name] for own in layers.values()))
+    config.allow_global_per_layer_attribute_access = True  # its class checks itself by them
+    config.per_layer_config = layers
+
+
+def make_narrow(layer: nn.Module, own: Any, config: Any) -> None:
+    """Give a stock layer the linears of its own configuration, not initialised as the architecture would."""
     place = "self_attn" if hasattr(layer, "self_attn") else "attention"
     attention = getattr(layer, place)
-    if not widths["heads"]:
-        attention = NoAttention(attention)
+    if not own.num_attention_heads:
+        attention = NoHeads(attention)
         setattr(layer, place, attention)
     head_dim = attention.head_dim if hasattr(attention, "head_dim") else attention.head_size
-    heads, kv_heads, channels = widths["heads"], widths["kv_heads"], widths["channels"]
+    heads, channels = own.num_attention_heads, getattr(own, channels_key(own))
+    kv_heads = getattr(own, "num_key_value_heads", heads)
     rows = {
         "queries": heads * head_dim,
         "keys or values": kv_heads * head_dim,
@@ -111,7 +155,7 @@ def make_narrow(layer: nn.Module, widths: dict[str, Any], config: Any) -> None:
         "gates and ups": 2 * channels,
     }
     columns = {"attention's output": heads * head_dim, "MLP's output": channels}
-    biases = {"attention's output": widths["attention_bias"], "MLP's output": widths["mlp_bias"]}
+    biases = {"attention's output": own.o_proj_bias, "MLP's output": own.down_proj_bias}
     for path, module in list(layer.named_modules()):
         if isinstance(module, nn.Linear):
             parent, _, name = path.rpartition(".")

@@ -24,10 +24,10 @@ PART_BYTES = 2 << 30
 
 def weight_bytes(folder: Path, dtype: torch.dtype | None = None) -> int:
     """What the weights of a checkpoint take in a dtype (default: their own); 0 where it holds no safetensors."""
-    return sum(weight.numel() * _target(weight, dtype).itemsize for weight in _mapped(folder).values())
+    return sum(weight.numel() * _target(weight, dtype).itemsize for weight in mapped_weights(folder).values())
 
 
-def _mapped(folder: Path) -> dict[str, Tensor]:
+def mapped_weights(folder: Path) -> dict[str, Tensor]:
     """The weights that Transformers would load, mapped: those of the index, where others lie beside them."""
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     files = {SAFE_WEIGHTS_NAME} if (folder / SAFE_WEIGHTS_NAME).exists() else set()
@@ -45,7 +45,7 @@ def in_dtype(folder: Path, dtype: torch.dtype | None) -> Iterator[Path]:
     """A checkpoint with its floating-point weights in a dtype: `folder` itself where they are, else a copy that goes
     when the `with` ends. What is mapped from the copy can be read on.
     """
-    mapped = _mapped(folder)
+    mapped = mapped_weights(folder)
     if all(_target(weight, dtype) == weight.dtype for weight in mapped.values()):
         yield folder
         return

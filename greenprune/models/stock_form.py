@@ -15,12 +15,21 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from greenprune.errors import ModelError
-from greenprune.models.architectures import architecture_of
-from greenprune.models.decoder import Decoder, LayerView
-from greenprune.models.modeling_pruned import LINEARS, pruned_class, set_heads
+from greenprune.models.architectures import ARCHITECTURES, architecture_of
+from greenprune.models.decoder import Decoder
+from greenprune.models.modeling_pruned import (
+    BIASES,
+    LINEARS,
+    auto_map,
+    pruned_class,
+    set_heads,
+    set_per_layer_config,
+)
 from greenprune.models.surgery import give_zero_bias
 
 Needs = Literal["transformers", "trust_remote_code"]
+# What a Pruned… class has in its configuration beside the stock fields
+OF_PRUNED = {"per_layer_config", "allow_global_per_layer_attribute_access", "auto_map", *BIASES}
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,9 @@ def fit_class_and_config(model: PreTrainedModel) -> Needs:
     """Make class and configuration fit the model's shape; gives what it takes to load its checkpoint.
 
     Where the stock configuration can say it, the model is of its stock class ("transformers"), if need be with
-    zero biases beside those that pruning added. Otherwise it becomes its Pruned… class, whose code save_pretrained
-    writes into the checkpoint ("trust_remote_code"). A second call changes nothing.
+    zero biases beside those that pruning added; or of another architecture's class that computes the same. Otherwise
+    it becomes its Pruned… class, whose code save_pretrained writes into the checkpoint ("trust_remote_code"). A second
+    call changes nothing.
 
     Raises ModelError for a model of other code than Transformers' whose own configuration can't say it.
     """
@@ -44,8 +54,11 @@ def fit_class_and_config(model: PreTrainedModel) -> Needs:
     pruned = pruned_class(stock)
     foreign = type(model) is not stock and type(model).__name__ != pruned.__name__
     target = type(model) if foreign else stock
-    if form := _stock_form(model, target):
+    if form := _stock_form(model, target, model.config):
         _set_stock(model, target, form)
+    elif not foreign and (same := _same_function(model)):
+        become(model, *same)
+        fit_class_and_config(model)
     elif foreign:
         raise ModelError(
             f"layers of different widths need Transformers' own code of an architecture, got {type(model).__name__}; "
@@ -70,20 +83,58 @@ def _check_names(model: PreTrainedModel) -> None:
         )
 
 
-def _stock_form(model: PreTrainedModel, target: type[PreTrainedModel]) -> StockForm | None:
-    """None where `target` can't have this shape; the fewest biases otherwise.
+def _same_function(model: PreTrainedModel) -> tuple[type[PreTrainedModel], PreTrainedConfig] | None:
+    """A stock class that computes the same and can have this shape, and the configuration to begin from."""
+    if sees_less(model.config) or not _of_one_width(model):
+        return None
+    for name in architecture_of(model).same_as:
+        other = ARCHITECTURES[name].stock
+        known = other.config_class().to_dict().keys() - {"model_type", "layer_types", "transformers_version"}
+        fields = {key: value for key, value in model.config.to_dict().items() if key in known}
+        view = Decoder(model).view(0)
+        fields |= {"sliding_window": None, "head_dim": view.head_dim}
+        for heads in (model.config.num_attention_heads, view.heads):
+            config = _accepted(other.config_class(), fields | {"num_attention_heads": heads})
+            if config is not None and _stock_form(model, other, config):
+                return other, config
+    return None
+
+
+def _of_one_width(model: PreTrainedModel) -> bool:
+    views = Decoder(model).views()
+    return len({(view.heads, view.kv_heads, view.channels) for view in views}) == 1 and views[0].attends
+
+
+def sees_less(config: PreTrainedConfig) -> bool:
+    """Whether some layer's attention has a window."""
+    kinds = getattr(config, "layer_types", None)
+    return any("sliding" in kind for kind in kinds) if kinds else getattr(config, "sliding_window", None) is not None
+
+
+def become(model: PreTrainedModel, target: type[PreTrainedModel], config: PreTrainedConfig) -> None:
+    """The same tensors as a model of another architecture, whose modules have the same names."""
+    with torch.device("meta"):
+        theirs = dict(target(config).named_modules())
+    for name, module in model.named_modules():
+        module.__class__ = type(theirs[name])
+        if hasattr(module, "config"):
+            module.config = config
+
+
+def _stock_form(model: PreTrainedModel, target: type[PreTrainedModel], config: PreTrainedConfig) -> StockForm | None:
+    """How `config` becomes that of this shape; None where `target` can't have it; the fewest biases otherwise.
 
     The judge is the class itself, built without memory: what it gives is what from_pretrained will build.
     """
     views = Decoder(model).views()
-    if len({(view.heads, view.kv_heads, view.channels) for view in views}) > 1 or not views[0].attends:
+    if not _of_one_width(model):
         return None
     fields = _fields(model, views[0].heads, views[0].kv_heads, views[0].channels)
-    off = [name for name in Decoder(model).layout.config_biases if not getattr(model.config, name)]
+    off = [name for name in ARCHITECTURES[config.model_type].layout.config_biases if not getattr(config, name)]
     for number in range(len(off) + 1):
         for flags in combinations(off, number):
             wanted = fields | dict.fromkeys(flags, True)
-            accepted = _accepted(model.config, wanted)
+            accepted = _accepted(config, wanted)
             biases = _missing_biases(model, target, accepted) if accepted is not None else None
             if biases is not None:
                 return StockForm(wanted, biases)
@@ -104,8 +155,9 @@ def _fields(model: PreTrainedModel, heads: int, kv_heads: int, channels: int) ->
 
 def _accepted(config: PreTrainedConfig, fields: dict[str, Any]) -> PreTrainedConfig | None:
     """The configuration with these fields, as it will be read from its file; None where its class refuses them."""
+    written = {name: value for name, value in config.to_dict().items() if name not in OF_PRUNED}
     try:
-        return type(config).from_dict(config.to_dict() | fields)
+        return type(config).from_dict(written | fields)
     except (ValueError, StrictDataclassError):
         return None
 
@@ -133,8 +185,10 @@ def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
 
 def _set_stock(model: PreTrainedModel, target: type[PreTrainedModel], form: StockForm) -> None:
     config = model.config
-    if hasattr(config, "layer_widths"):
-        del config.layer_widths, config.auto_map
+    if config.is_heterogeneous:
+        config.per_layer_config = None
+        for name in OF_PRUNED - {"per_layer_config"}:
+            vars(config).pop(name, None)
     for name, value in form.fields.items():
         setattr(config, name, value)
     for name in form.biases:
@@ -143,37 +197,38 @@ def _set_stock(model: PreTrainedModel, target: type[PreTrainedModel], form: Stoc
 
 
 def _set_pruned(model: PreTrainedModel, pruned: type[PreTrainedModel]) -> None:
-    """The configuration gets the widths layer by layer, and in its own fields the largest of them."""
-    config, views = model.config, Decoder(model).views()
-    for name, value in _largest_fields(model, views).items():
+    """The configuration gets the widths layer by layer; its own fields stay those of the model before it was pruned."""
+    config, decoder = model.config, Decoder(model)
+    config.per_layer_config = None
+    for name, value in _common_fields(model).items():
         setattr(config, name, value)
-    config.layer_widths = [
-        {
-            "heads": view.heads,
-            "kv_heads": view.kv_heads,
-            "channels": view.channels,
-            "attention_bias": view.attends and view.out.bias is not None,
-            "mlp_bias": view.down.bias is not None,
-        }
-        for view in views
-    ]
+    layers = {}
+    for layer, view in enumerate(decoder.views()):
+        layers[layer] = {"num_attention_heads": view.heads, decoder.layout.config_channels: view.channels}
+        layers[layer] |= zip(
+            BIASES, (view.attends and view.out.bias is not None, view.down.bias is not None), strict=True
+        )
+        if not decoder.layout.head_dim_from_hidden:
+            layers[layer]["num_key_value_heads"] = view.kv_heads
+    set_per_layer_config(config, layers)
     # Not beside what is there: a base's own entries name files that this checkpoint doesn't have.
-    config.auto_map = {"AutoModelForCausalLM": f"{pruned.__module__.rpartition('.')[2]}.{pruned.__name__}"}
+    config.auto_map = auto_map(pruned, type(model.base_model))
     model.__class__ = pruned
 
 
-def _largest_fields(model: PreTrainedModel, views: list[LayerView]) -> dict[str, Any]:
-    """Fields that the configuration's class accepts: some refuse numbers of heads that don't divide the hidden size.
-
-    The number of heads decides nothing in a Pruned… class but, in some architectures, the size of a head.
-    """
-    most_heads, most_kv_heads, channels = (
-        max(getattr(view, name) for view in views) for name in ("heads", "kv_heads", "channels")
-    )
-    derived = Decoder(model).layout.head_dim_from_hidden
-    fitting = model.get_input_embeddings().embedding_dim // views[0].head_dim
-    for heads in (fitting,) if derived else (most_heads, fitting, *range(most_heads - 1, 0, -1)):
-        fields = _fields(model, heads, min(heads, most_kv_heads), channels)
-        if _accepted(model.config, fields) is not None:
-            return fields
+def _common_fields(model: PreTrainedModel) -> dict[str, Any]:
+    """What all layers have in common: sizes of the residual stream and of a head, and numbers of heads for those who
+    ask the configuration as a whole. They must be such as its class accepts: some refuse what doesn't divide the hidden
+    size."""
+    config, layout, head_dim = model.config, Decoder(model).layout, Decoder(model).view(0).head_dim
+    hidden = model.get_input_embeddings().embedding_dim
+    if layout.head_dim_from_hidden:
+        return {"num_attention_heads": hidden // head_dim}
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    for common_kv_heads in (kv_heads, 1):
+        for common_heads in (heads, hidden // head_dim, *range(heads - 1, 0, -1)):
+            fields = {"hidden_size": hidden, "head_dim": head_dim, "num_attention_heads": common_heads}
+            fields["num_key_value_heads"] = common_kv_heads
+            if common_heads and common_heads % common_kv_heads == 0 and _accepted(config, fields) is not None:
+                return fields
     raise AssertionError("a decoder has a number of heads that its configuration accepts")

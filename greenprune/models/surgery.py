@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from greenprune.errors import ModelError
 from greenprune.models.decoder import Decoder, LayerView, Rows
 from greenprune.models.in_files import belongs_with, put_away
-from greenprune.models.modeling_pruned import NoAttention, set_heads
+from greenprune.models.modeling_pruned import NoHeads, set_heads
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
@@ -50,6 +50,9 @@ def _keep_layers_in_config(model: PreTrainedModel, kept: list[int], total: int) 
         if isinstance(value, list) and len(value) == total and not name.endswith("token_id"):
             setattr(config, name, [value[index] for index in kept])
     config.num_hidden_layers = len(kept)
+    if config.is_heterogeneous:
+        own = {int(layer): fields for layer, fields in config.to_dict()["per_layer_config"].items()}
+        config.per_layer_config = {new: own[old] for new, old in enumerate(kept) if old in own}
     if hasattr(config, "max_window_layers"):  # Qwen: layers from this one on use the sliding window
         config.max_window_layers = sum(index < config.max_window_layers for index in kept)
 
@@ -122,10 +125,10 @@ def without_attention(view: LayerView) -> nn.Module:
     return layer
 
 
-def _nothing_of(view: LayerView) -> NoAttention:
+def _nothing_of(view: LayerView) -> NoHeads:
     if not view.attends:
         raise ModelError("attention can be removed from a layer that has it, got one without; name another layer")
-    return NoAttention(view.attention)
+    return NoHeads(view.attention)
 
 
 def _chosen(indices: Sequence[int], total: int, what: str) -> list[int]:

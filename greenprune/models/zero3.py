@@ -21,6 +21,9 @@ def deepspeed_here() -> Any:
     import deepspeed
     import torch.distributed as dist
 
+    # It would be compiled by whoever comes first, and is for inference only; a worker that is killed while it compiles
+    # leaves a lock file for which every later one waits for ever.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=dist.get_backend())
     return deepspeed
 

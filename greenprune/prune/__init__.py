@@ -130,7 +130,7 @@ def prune(
         bytes_before=bytes_before,
         bytes_after=byte_count(model),
         sparsity=sparsity,
-        needs="trust_remote_code" if hasattr(model.config, "layer_widths") else "transformers",
+        needs="trust_remote_code" if model.config.is_heterogeneous else "transformers",
     )
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from greenprune.config import QUANTIZERS, QuantizeConfig
+from greenprune.config import QUANTIZERS
 from greenprune.errors import ConfigError
 from greenprune.storage import cache_dir
 
@@ -47,14 +47,12 @@ def required_python() -> Path:
     return found
 
 
-def check_installed(config: QuantizeConfig) -> None:
+def check_installed(method: str) -> None:
     """Raises ConfigError where what the method needs can't be imported here."""
-    entry = QUANTIZERS[config.method]
+    entry = QUANTIZERS[method]
     for package, remedy in entry.packages:
         if importlib.util.find_spec(package) is None:
-            raise ConfigError(
-                f"quantize.method {config.method} needs the package {package}, got none here; run `{remedy}`"
-            )
+            raise ConfigError(f"quantize.method {method} needs the package {package}, got none here; run `{remedy}`")
     if entry.toolchain:
         required_python()
 

@@ -149,7 +149,7 @@ def test_layers_that_were_removed_take_their_windows_along(name, tiny_tokenizer)
 def test_layers_may_differ_in_width(name, tiny_tokenizer):
     model = pronounced(name)
     prune(model, PruneConfig(method="flap", ratio=0.3, skip_first=1), calibration=torch.randint(3, 64, (4, 16)))
-    assert hasattr(model.config, "layer_widths")
+    assert model.config.is_heterogeneous
     expected = harness(HFLM, model, tiny_tokenizer).loglikelihood(questions(), disable_tqdm=True)
     lm = harness(SharedPrefixLM, model, tiny_tokenizer)
     assert lm.shares

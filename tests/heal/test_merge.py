@@ -56,5 +56,5 @@ def test_layers_of_different_widths_heal_and_stay_so(checkpoint, tmp_path, quant
     healed.save_pretrained(tmp_path / "healed")
     reloaded = load_checkpoint(tmp_path / "healed", device="cpu")
     assert type(reloaded).__name__ == "PrunedLlamaForCausalLM"
-    assert [widths["channels"] for widths in reloaded.config.layer_widths] == [128, 64, 128]
+    assert [own.intermediate_size for own in reloaded.config.per_layer_config] == [128, 64, 128]
     assert torch.equal(logits(reloaded), logits(healed))

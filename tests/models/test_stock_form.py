@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, assert_generates, assert_reloads, random_model
-from cutting import CHANNELS, SOME_LAYERS, assert_same, cut, lively_model, silence
-from transformers import AutoModelForCausalLM, Phi3Config
+from architectures import ARCHITECTURES, assert_generates, assert_reloads, logits_of, random_model
+from cutting import CHANNELS, HEADS, SOME_LAYERS, assert_same, cut, lively_model, silence
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, MistralForCausalLM, Phi3Config
 
 from greenprune.errors import ModelError
-from greenprune.models import fit_class_and_config, keep_channels, load_checkpoint, remove_layers
+from greenprune.models import (
+    add_output_bias,
+    fit_class_and_config,
+    keep_channels,
+    load_checkpoint,
+    modeling_pruned,
+    remove_layers,
+)
+from greenprune.models.stock_form import OF_PRUNED
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -34,7 +42,7 @@ def test_back_to_one_width_is_back_to_stock(name, tmp_path):
         cut(loaded, [0, 2, 3, 5], heads=every)
         assert fit_class_and_config(loaded) == "transformers"
         assert type(loaded) is type(random_model(name))
-        assert not {"layer_widths", "auto_map"} & loaded.config.to_dict().keys()
+        assert not OF_PRUNED & loaded.config.to_dict().keys()
         assert_same(loaded, silence(lively_model(name), range(6), heads=every))
         assert_reloads(loaded, tmp_path / "second")
 
@@ -47,9 +55,10 @@ def test_a_second_cut_and_depth_pruning_on_a_reloaded_checkpoint(name, tmp_path)
     model = load_checkpoint(tmp_path / "first", device="cpu")
     keep_channels(model, 1, range(4))  # of those that are left
     remove_layers(model, [2, 4])
-    assert [widths["heads"] for widths in model.config.layer_widths] == [4, 2, 4, 4]
+    assert [own.num_attention_heads for own in model.config.per_layer_config] == [4, 2, 4, 4]
     assert fit_class_and_config(model) == "trust_remote_code"
-    assert [widths["channels"] for widths in model.config.layer_widths] == [48, 4, 48, 48]
+    channels = modeling_pruned.channels_key(model.config)
+    assert [getattr(own, channels) for own in model.config.per_layer_config] == [48, 4, 48, 48]
 
     reference = silence(silence(lively_model(name), SOME_LAYERS), [1], channels=CHANNELS[:4])
     remove_layers(reference, [2, 4])
@@ -60,6 +69,49 @@ def test_a_second_cut_and_depth_pruning_on_a_reloaded_checkpoint(name, tmp_path)
     remove_layers(model, [1])  # the last narrow layer
     assert fit_class_and_config(model) == "transformers"
     assert_reloads(model, tmp_path / "third")
+
+
+def without_a_window(name: str):
+    model = lively_model(name)
+    settings = {"sliding_window": None, "use_sliding_window": False, "layer_types": None}
+    plain = type(model)(type(model.config)(**(model.config.to_dict() | settings))).eval()
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen2"])
+@pytest.mark.parametrize("heads", [HEADS, [0, 1, 2, 3]])
+def test_biases_of_outputs_make_it_a_llama(name, heads, tmp_path):
+    model = cut(without_a_window(name), range(6), heads=heads)
+    add_output_bias(model, 1, torch.randn(32), torch.randn(32))
+    before = logits_of(model)
+    assert fit_class_and_config(model) == "transformers"
+    assert type(model) is LlamaForCausalLM
+    assert model.config.model_type == "llama"
+    torch.testing.assert_close(logits_of(model), before, atol=0, rtol=0)
+    assert_generates(model)
+    assert_reloads(model, tmp_path)
+    cut(model, [2], heads=[0], channels=[1])
+    assert fit_class_and_config(model) == "trust_remote_code"
+
+
+def test_heads_that_do_not_divide_the_hidden_size_make_a_llama_a_mistral(tmp_path):
+    model = cut(lively_model("llama-mha"), range(6), heads=[0, 1, 3])
+    before = logits_of(model)
+    assert fit_class_and_config(model) == "transformers"
+    assert type(model) is MistralForCausalLM
+    assert model.config.sliding_window is None
+    torch.testing.assert_close(logits_of(model), before, atol=0, rtol=0)
+    assert_generates(model)
+    assert_reloads(model, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen2"])
+def test_a_window_keeps_the_architecture(name, tmp_path):
+    model = cut(lively_model(name), range(6))
+    add_output_bias(model, 1, None, torch.randn(32))
+    assert fit_class_and_config(model) == "trust_remote_code"
+    assert_reloads(model, tmp_path)
 
 
 def test_code_of_others_is_pruned_to_one_width_only():

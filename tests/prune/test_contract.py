@@ -1,6 +1,7 @@
 """The contract that every method keeps on every architecture; each outcome is a cell of the README's table.
 
-Each is pruned twice, in memory and streamed from its files, and is the same bit for bit.
+Each is pruned twice, in memory and streamed from its files, and is the same bit for bit; a method that trains the whole
+model refuses the second.
 
 python tests/prune/test_contract.py       # prints that table, as it is now
 """
@@ -17,7 +18,7 @@ from paths import ROOT
 
 from greenprune import PruneConfig, prune
 from greenprune.config import METHODS, DepthPruning, MaskPruning
-from greenprune.errors import GreenpruneError
+from greenprune.errors import GreenpruneError, ModelError
 from greenprune.models import Decoder, load, load_streamed
 from greenprune.models.in_files import MARK
 from greenprune.prune import parameter_count, windows
@@ -48,6 +49,8 @@ ROWS: dict[str, dict] = {
     "minitron_width, hidden": {"targets": {"hidden": 24, "ffn": 40}},
     "two_stage": WIDTH,
     "two_stage, more attention": WIDTH | {"alpha": 6},
+    "sheared": {"targets": {"layers": 5, "heads": 2, "ffn": 40}, "steps": 3},
+    "sheared, hidden": {"targets": {"hidden": 24, "ffn": 40}, "steps": 3},
     "magnitude": {"ratio": 0.5},
     "wanda": {"ratio": 0.5},
     "wanda, 2:4": {"structure": "2:4"},
@@ -170,9 +173,13 @@ def test_contract(row, name, cells, tmp_path, streamed):
 
     random_model(name).save_pretrained(tmp_path / "dense")
     again = load_streamed(tmp_path / "dense")
-    assert prune(again, config, calibration=TOKENS) == report
-    assert_equal_states(again, model)
-    assert_is_in_files(again)
+    if config.entry.trains:
+        with pytest.raises(ModelError, match="must be in memory"):
+            prune(again, config, calibration=TOKENS)
+    else:
+        assert prune(again, config, calibration=TOKENS) == report
+        assert_equal_states(again, model)
+        assert_is_in_files(again)
 
     assert logits_of(model).isfinite().all()
     assert_generates(model)

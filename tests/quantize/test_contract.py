@@ -131,9 +131,7 @@ def test_the_zeros_of_a_mask_stay(row, model, tiny_tokenizer, text, tmp_path):
 
 
 def test_widths_that_a_format_cannot_hold_are_refused(tiny_checkpoint, tmp_path):
-    with pytest.raises(
-        ModelError, match=r"inputs must be multiples of 64 .* q_proj with 32 and 32; prune with round_to"
-    ):
+    with pytest.raises(ModelError, match=r"multiples of 64 .*q_proj with 32 and 32; prune with round_to"):
         quantize_stage(tmp_path / "out", checkpoint=tiny_checkpoint, config=section(ROWS["nf4"]), dtype="float32")
 
 
@@ -141,11 +139,11 @@ def test_what_is_not_installed_is_refused_before_any_work(monkeypatch, tmp_path)
     monkeypatch.setitem(QUANTIZERS, "w8a8", dataclasses.replace(QUANTIZERS["w8a8"], packages=()))
     monkeypatch.setenv(toolchain.VARIABLE, str(tmp_path / "python"))
     with pytest.raises(ConfigError, match=r"llm-compressor in an environment of its own, got no .*/python; run `.*pip"):
-        toolchain.check_installed(section(ROWS["w8a8"]))
+        toolchain.check_installed("w8a8")
     absent = dataclasses.replace(QUANTIZERS["int8"], packages=(("no_such_package", "pip install it"),))
     monkeypatch.setitem(QUANTIZERS, "int8", absent)
     with pytest.raises(ConfigError, match="needs the package no_such_package, got none here; run `pip install it`"):
-        toolchain.check_installed(section(ROWS["int8"]))
+        toolchain.check_installed("int8")
 
 
 def test_what_llm_compressor_says_is_carried_over(monkeypatch, tmp_path):

@@ -1,0 +1,292 @@
+"""Sheared LLaMA: masks over layers, heads, channels and hidden dimensions learned to an exact shape (Xia et al. 2023).
+
+Every unit has a hard concrete mask. Masks and weights learn together to predict the calibration text, while a
+Lagrangian brings the number of units of each mask to the shape that is asked for. Then the units of the largest masks
+stay; those of heads and channels are folded into the weights.
+
+A mask acts where cutting its units will act: heads and channels on what the output projections read, layers on what
+attention and MLP give to the residual stream, hidden dimensions on all that is written to the stream; norms then divide
+by the size of what is left.
+
+On purpose different from the original (princeton-nlp/LLM-Shearing): the calibration text is the training text, gone
+through as often as the steps need; with grouped-query attention each KV group keeps equally many query heads, or with
+`heads: kv_group` whole groups go; layers and hidden dimensions end as 0 or 1, for norms and a tied head can't hold what
+is between.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from greenprune.config import ShearedPruning
+from greenprune.errors import ConfigError, ModelError
+from greenprune.logs import Seldom
+from greenprune.models.decoder import Decoder
+from greenprune.models.hooks import Hooks
+from greenprune.models.in_files import MARK
+from greenprune.models.loss import LOGITS_AT_ONCE, cross_entropy
+from greenprune.models.stock_form import fit_class_and_config
+from greenprune.models.surgery import keep_channels, keep_heads, keep_hidden, remove_layers
+from greenprune.prune import Calibration, Removed
+from greenprune.prune.hard_concrete import HardConcrete
+
+log = logging.getLogger("greenprune")
+
+TARGET_WARM_UP = 0.2  # of the steps, until the wanted shape is the final one
+RATE_WARM_UP = 0.1  # of the steps, until the weights' learning rate is the whole one
+
+# --------------------------------------------------------------------------------------------------- masks
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What a decoder has before it is pruned; heads of a row are those that leave or stay one by one."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    channels: int
+    hidden: int
+
+
+class ShapeMasks:
+    """A mask for each dimension of `targets`; the others stay whole."""
+
+    def __init__(self, whole: Whole, config: ShearedPruning) -> None:
+        self.whole = whole
+        group = whole.heads // whole.kv_heads
+        self.by_group = config.heads == "kv_group" or group == 1
+        wanted = config.targets
+        kinds = {
+            "layers": lambda kept: HardConcrete(1, whole.layers, kept),
+            "heads": lambda kept: (
+                HardConcrete(whole.layers, whole.kv_heads, kept // group)
+                if self.by_group
+                else HardConcrete(whole.layers * whole.kv_heads, group, kept // whole.kv_heads)
+            ),
+            "ffn": lambda kept: HardConcrete(whole.layers, whole.channels, kept),
+            "hidden": lambda kept: HardConcrete(1, whole.hidden, kept),
+        }
+        self.masks = nn.ModuleDict({name: kinds[name](kept) for name, kept in wanted.items()})
+        self.now: dict[str, Tensor] = {}
+
+    def sample(self, random: torch.Generator) -> None:
+        """What the hooks multiply by, from now on."""
+        self.now = {name: mask.sample(random) for name, mask in self.masks.items()}
+
+    def penalty(self, progress: float) -> Tensor:
+        return torch.stack([mask.penalty(progress) for mask in self.masks.values()]).sum()
+
+    def head_columns(self, masks: Tensor, layer: int) -> Tensor:
+        """Of a layer, from masks of all: one number for each input of attention's output projection."""
+        whole = self.whole
+        if self.by_group:
+            heads = masks[layer].repeat_interleave(whole.heads // whole.kv_heads)
+        else:
+            heads = masks.view(whole.layers, whole.heads)[layer]
+        return heads.repeat_interleave(whole.head_dim)
+
+    def kept_heads(self, layer: int) -> list[int]:
+        columns = self.head_columns(self.masks["heads"].chosen(), layer)
+        return columns.view(-1, self.whole.head_dim)[:, 0].nonzero().flatten().tolist()
+
+    @contextmanager
+    def on(self, model: PreTrainedModel) -> Iterator[None]:
+        """A forward inside is masked by what `sample` gave last."""
+        decoder = Decoder(model)
+        embeddings = model.get_submodule(decoder.layout.embeddings)
+        with Hooks() as hooks:
+            if "hidden" in self.masks:
+                hooks.after(embeddings, self._given(lambda: self.now["hidden"][0] * self._embedding_scale(embeddings)))
+                self._watch_norm(model.get_submodule(decoder.layout.final_norm), hooks)
+            for layer, view in enumerate(decoder.views()):
+                self._watch(layer, view, hooks)
+            yield
+
+    def _watch(self, layer: int, view: Any, hooks: Hooks) -> None:
+        if "heads" in self.masks:
+            hooks.before(view.out, _read(lambda: self.head_columns(self.now["heads"], layer)))
+        if "ffn" in self.masks:
+            hooks.before(view.down, _read(lambda: self.now["ffn"][layer]))
+        if "hidden" in self.masks:
+            for linear in (view.out, view.down):
+                hooks.after(linear, self._given(lambda: self.now["hidden"][0]))
+            for norm in view.norms.values():
+                self._watch_norm(norm, hooks)
+        if "layers" in self.masks:
+            output_norms = [view.module.get_submodule(path) for path in view.layout.output_norms]
+            for writes in output_norms or (view.out, view.down):
+                hooks.after(writes, self._given(lambda: self.now["layers"][0, layer]))
+
+    def _watch_norm(self, norm: nn.Module, hooks: Hooks) -> None:
+        """Its mean is over all dimensions; once masked ones are cut, over the rest."""
+        hooks.before(norm, _read(lambda: 1 / self._norm_scale()))
+        hooks.after(norm, self._given(self._norm_scale))
+
+    def _norm_scale(self) -> Tensor:
+        return (self.now["hidden"][0].detach() > 0).float().mean().sqrt()
+
+    def _embedding_scale(self, embeddings: nn.Module) -> Tensor | float:
+        """Gemma multiplies embeddings by the square root of the hidden size (surgery.keep_hidden)."""
+        return self._norm_scale() if hasattr(embeddings, "embed_scale") else 1.0
+
+    @staticmethod
+    def _given(factor: Callable[[], Tensor]) -> Callable[..., Tensor]:
+        return lambda _, __, output: output * factor().to(output)
+
+
+def _read(factor: Callable[[], Tensor]) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    return lambda _, args, kwargs: ((args[0] * factor().to(args[0]), *args[1:]), kwargs)
+
+
+# ------------------------------------------------------------------------------------------------- wiring
+
+
+def prune_sheared(model: PreTrainedModel, config: ShearedPruning, calibration: Calibration) -> Removed:
+    if any(hasattr(parameter, MARK) for parameter in model.parameters()):
+        raise ModelError(
+            "sheared trains the whole model, which must be in memory, got one that stays in its files; take a machine "
+            "with more memory or another method"
+        )
+    whole = checked_whole(model, config)
+    masks = ShapeMasks(whole, config)
+    masks.masks.to(model.device)
+    before, after = learn(model, masks, config, calibration)
+    return cut(model, masks, f"masks learned in {config.steps} steps: loss {before:.3f}, at the end {after:.3f}")
+
+
+def checked_whole(model: PreTrainedModel, config: ShearedPruning) -> Whole:
+    """Raises ConfigError for a shape that the model can't be given."""
+    decoder = Decoder(model)
+    views = decoder.views()
+    if len({(view.heads, view.kv_heads, view.channels) for view in views}) > 1:
+        raise ConfigError("sheared needs layers of one width, got a model whose layers differ; let it come first")
+    first, hidden = views[0], model.get_input_embeddings().embedding_dim
+    whole = Whole(len(views), first.heads, first.kv_heads, first.head_dim, first.channels, hidden)
+    if "hidden" in config.targets and decoder.layout.head_dim_from_hidden:
+        raise ConfigError(
+            "the hidden size can be pruned where the size of a head is a setting of its own, got "
+            f"{model.config.model_type}, which derives it from the hidden size; leave prune.targets.hidden out"
+        )
+    group = whole.heads // whole.kv_heads
+    steps = {"heads": group if config.heads == "kv_group" or group == 1 else whole.kv_heads}
+    now = {"layers": whole.layers, "heads": whole.heads, "ffn": whole.channels, "hidden": hidden}
+    for name, wanted in config.targets.items():
+        step = steps.get(name, 1)
+        if not 0 < wanted <= now[name] or wanted % step:
+            raise ConfigError(f"prune.targets.{name} must be one of {step}, {2 * step}, … {now[name]}, got {wanted}")
+    return whole
+
+
+def learn(
+    model: PreTrainedModel, masks: ShapeMasks, config: ShearedPruning, calibration: Calibration
+) -> tuple[float, float]:
+    """Train masks and weights; gives the loss of the first and the last tenth of the steps. Raises ModelError."""
+    tokens, random = calibration.required_tokens(), torch.Generator().manual_seed(config.seed)
+    before = [(parameter.dtype, parameter.requires_grad) for parameter in model.parameters()]
+    for parameter in model.parameters():  # not the buffers: rotary frequencies have a dtype of their own
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(config.learning_rate > 0)
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Adam((mask.log_alpha for mask in masks.masks.values()), lr=config.mask_learning_rate),
+        torch.optim.Adam(
+            (mask.multipliers for mask in masks.masks.values()), lr=config.mask_learning_rate, maximize=True
+        ),
+    ]
+    if config.learning_rate:
+        weights = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+        schedule = torch.optim.lr_scheduler.LambdaLR(weights, lambda step: rate(step, config.steps))
+        optimizers.append(weights)
+    losses, lines, order = [], Seldom(), samples(len(tokens), config.steps * config.batch_size, random)
+    with masks.on(model), torch.enable_grad():
+        for step, rows in enumerate(order.split(config.batch_size)):
+            masks.sample(random)
+            loss = mean_next_token_loss(model, tokens[rows].to(model.device))
+            progress = min(1.0, (step + 1) / (TARGET_WARM_UP * config.steps))
+            (loss + masks.penalty(progress)).backward()
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise ModelError(
+                    f"the loss must stay finite while masks are learned, got {losses[-1]} in step {step + 1}; lower "
+                    "prune.learning_rate"
+                )
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            if config.learning_rate:
+                schedule.step()
+            for mask in masks.masks.values():
+                mask.clamp()
+            if lines.due():
+                log.info("masks: step %d of %d, loss %.3f", step + 1, config.steps, losses[-1])
+    for parameter, (dtype, requires_grad) in zip(model.parameters(), before, strict=True):
+        parameter.data = parameter.data.to(dtype)
+        parameter.requires_grad_(requires_grad)
+    tenth = max(1, len(losses) // 10)
+    return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+
+
+def samples(available: int, wanted: int, random: torch.Generator) -> Tensor:
+    """Numbers of samples, each drawn once before any comes again. long [wanted]."""
+    rounds = [torch.randperm(available, generator=random) for _ in range(math.ceil(wanted / available))]
+    return torch.cat(rounds)[:wanted]
+
+
+def rate(step: int, steps: int) -> float:
+    """The share of the learning rate: up over RATE_WARM_UP of the steps, then down to 0, linearly."""
+    up = RATE_WARM_UP * steps
+    return min(1.0, (step + 1) / up, (steps - step) / (steps - up)) if up >= 1 else (steps - step) / steps
+
+
+def mean_next_token_loss(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Mean cross-entropy with a gradient, []; logits are made piece by piece, and once more in the backward pass."""
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    size = max(1, LOGITS_AT_ONCE // (model.config.get_text_config().vocab_size * len(ids)))
+
+    def piece(states: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(Decoder(model).logits(states), targets)
+
+    total = sum(
+        checkpoint(piece, hidden[:, start : start + size], ids[:, 1 + start : 1 + start + size], use_reentrant=False)
+        for start in range(0, hidden.shape[1], size)
+    )
+    return total / ids[:, 1:].numel()
+
+
+@torch.no_grad()
+def cut(model: PreTrainedModel, masks: ShapeMasks, note: str) -> Removed:
+    """Fold the masks of what stays into the weights, and take the rest away."""
+    decoder, whole, notes = Decoder(model), masks.whole, [note]
+    by_name: dict[str, Any] = dict(masks.masks.items())
+    layers = by_name["layers"].best()[0].tolist() if "layers" in by_name else list(range(whole.layers))
+    heads, channels = {}, {}
+    for layer in layers:
+        view = decoder.view(layer)
+        heads[layer], channels[layer] = list(range(whole.heads)), list(range(whole.channels))
+        if "heads" in by_name:
+            view.out.weight.mul_(masks.head_columns(by_name["heads"].certain(), layer))
+            heads[layer] = masks.kept_heads(layer)
+            keep_heads(model, layer, heads[layer])
+        if "ffn" in by_name:
+            view.down.weight.mul_(by_name["ffn"].certain()[layer])
+            channels[layer] = by_name["ffn"].best()[layer].tolist()
+            keep_channels(model, layer, channels[layer])
+    if "hidden" in by_name:
+        keep_hidden(model, by_name["hidden"].best()[0].tolist())
+        notes.append(f"hidden size {whole.hidden} became {by_name['hidden'].kept}")
+    removed = sorted(set(range(whole.layers)) - set(layers))
+    if removed:
+        remove_layers(model, removed)
+    fit_class_and_config(model)
+    return Removed(layers_removed=removed, kept_heads=heads, kept_channels=channels, notes=notes)
