@@ -132,6 +132,8 @@ def _uncontaminated(rows: DataFrame, objectives: Mapping[str, Direction]) -> Dat
 RULES = {
     "kind": "be all measured or all estimated",
     "scope": "be of one scope",
+    "engine": "be served by one engine",
+    "concurrency": "have as many requests in flight",
     "machine": "come from one machine",
 }
 

@@ -30,6 +30,10 @@ class EnergyError(GreenpruneError, RuntimeError):
     """A meter that was asked for and can't be read."""
 
 
+class EngineDied(GreenpruneError, RuntimeError):
+    """The process of an engine ended while it was asked."""
+
+
 class StorageError(GreenpruneError, RuntimeError):
     """A storage that doesn't give, take or lock a file."""
 

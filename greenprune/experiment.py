@@ -12,6 +12,7 @@ from pydantic import Field
 from greenprune.assets import model_facts
 from greenprune.columns import COLUMNS, Column
 from greenprune.config import (
+    ENGINES,
     BenchmarkConfig,
     Shape,
     SweepConfig,
@@ -139,14 +140,17 @@ def _check_space(experiment: Experiment) -> None:
 def measured_objectives(benchmark: BenchmarkConfig) -> dict[str, Column]:
     """The columns that may be objectives and that every trial with this benchmark gives a number for."""
     found: dict[str, Column] = {}
+    energy = benchmark.energy
     for name, declared in COLUMNS.items():
         if declared.better and _given(declared.needs, benchmark):
             if "<task>" in name:
                 found |= {name.replace("<task>", task): declared for task in benchmark.tasks}
             elif "<text>" in name:
                 found |= dict.fromkeys(map(perplexity_name, benchmark.perplexity), declared)
-            else:
+            elif not (declared.batches and energy and not ENGINES[energy.engine].batches):
                 found[name] = declared
+                if declared.at_each and energy and energy.concurrency != [1]:
+                    found |= {f"{name}@{number}": declared for number in energy.concurrency}
     return found
 
 

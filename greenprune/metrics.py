@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from greenprune.columns import COLUMNS, CONTAMINATED, Column, pattern_of
-from greenprune.config import STAGES, EnergyConfig, TrialConfig
+from greenprune.config import ENGINES, FIRST_ENGINE, STAGES, EnergyConfig, TrialConfig
 from greenprune.energy.costs import break_even_requests
 from greenprune.energy.machine import machine_class_of
 from greenprune.energy.units import JOULES_PER_WH
@@ -37,11 +37,13 @@ def metrics_of(
     metrics["quantization"] = config.quantize.stored_as
     metrics |= _of_work(scores.get("work"), config.benchmark.energy)
     metrics |= _of_tasks(scores, with_energy=not workload or machine_class_of(scores) == machine_class_of(workload))
-    country = config.benchmark.energy.country if config.benchmark.energy else None
-    metrics |= _emissions_of_tasks(metrics, scores["tasks"], country)
-    metrics |= {name: value for name, value in workload.items() if not isinstance(value, dict | list)}
+    asked = config.benchmark.energy
+    metrics |= _emissions_of_tasks(metrics, scores["tasks"], asked.country if asked else None)
+    if asked and workload and "energy_engine" not in workload:  # an artifact of before 2026-11-28
+        engine = f"{FIRST_ENGINE} {ENGINES[FIRST_ENGINE].version()}"
+        metrics |= {"energy_engine": engine, "energy_concurrency": asked.batch_size}
+    metrics |= _of_workload(workload, _read(store, dense_energy, "energy.json"))
     metrics["machine_class"] = machine_class_of(workload)
-    metrics |= _ratios(workload, _read(store, dense_energy, "energy.json"))
     metrics |= _of_making(list(made.values()), metrics)
     metrics |= _of_memory([*made.values(), accuracy, *([energy] if energy else [])])
     return {name: value for name, value in metrics.items() if value is not None}
@@ -50,6 +52,19 @@ def metrics_of(
 def _read(store: Store, artifact: Artifact | None, name: str) -> dict[str, Any]:
     """A file of an artifact, without its others; empty where there is no artifact."""
     return json.loads(store.part(artifact, name).read_text()) if artifact else {}
+
+
+def _of_workload(workload: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, Any]:
+    """The workload's figures, with their ratios to the dense model's; those of each number of requests in flight too.
+
+    Ratios of pairs stand among the figures and come before those of two artifacts.
+    """
+    metrics = _ratios(workload, dense)
+    metrics |= {name: value for name, value in workload.items() if not isinstance(value, dict | list)}
+    for number, figures in workload.get("at", {}).items():
+        found = _ratios(figures, dense.get("at", {}).get(number, {})) | figures
+        metrics |= {f"{name}@{number}": value for name, value in found.items()}
+    return metrics
 
 
 def _ratios(workload: Mapping[str, Any], dense: Mapping[str, Any]) -> dict[str, float]:
@@ -124,17 +139,17 @@ def _of_work(work: Mapping[str, Any] | None, config: EnergyConfig | None) -> dic
     Checked against LLM-Pruner's table (Ma et al. 2023, arXiv:2305.11627). Artifacts of before 2026-11-28 say nothing of
     the work.
     """
-    if not work or not config or not all(isinstance(n, int) for n in (config.prompt_len, config.decode_len)):
+    if not work or not config:
         return {}
-    prompt, reply = config.prompt_len, config.decode_len
-    looked_at = prompt + (1 + reply) / 2  # by a token of the reply, on average
-    prefill, decode = (
-        work["linear_macs"] + 2 * sum(work["attention_widths"]) * positions for positions in (prompt, looked_at)
-    )
+    requests, a_position = config.lengths, 2 * sum(work["attention_widths"])
+    prompts, replies = sum(each.prompt for each in requests), sum(each.decode for each in requests)
+    prefill = sum(each.prompt * each.prompt for each in requests) * a_position + prompts * work["linear_macs"]
+    looked_at = sum(each.decode * (each.prompt + (1 + each.decode) / 2) for each in requests)
+    decode = looked_at * a_position + replies * work["linear_macs"]
     return {
-        "macs_per_token": (prompt * prefill + reply * decode) / (prompt + reply),
-        "prefill_macs_per_token": prefill,
-        "decode_macs_per_token": decode,
+        "macs_per_token": (prefill + decode) / (prompts + replies),
+        "prefill_macs_per_token": prefill / prompts,
+        "decode_macs_per_token": decode / replies,
     }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from greenprune import assets
 from greenprune._callable import function_named
-from greenprune.config import STAGES, CalibrationConfig, ModelConfig
+from greenprune.config import FIRST_ENGINE, STAGES, CalibrationConfig, ModelConfig
 from greenprune.config.dependencies import contents, minor_versions, versions, with_contents
 from greenprune.energy.exclusive import Exclusive
 from greenprune.errors import GreenpruneError, WrongNode
@@ -67,7 +67,8 @@ class Request:
         needs = STAGES[self.stage].needs
         assert set(self.inputs) == set(needs), f"{self.stage} needs {needs}, got {list(self.inputs)}"
         if self.libraries is None:
-            object.__setattr__(self, "libraries", minor_versions(STAGES[self.stage].libraries))
+            libraries = (*STAGES[self.stage].libraries, *self.section.libraries())
+            object.__setattr__(self, "libraries", minor_versions(libraries))
         if self.texts is None:
             object.__setattr__(self, "texts", contents(self._named))
 
@@ -166,7 +167,7 @@ def _made(request: Request, store: Store, call: StageCall, compute: Callable[...
     from greenprune.energy.exclusive import gpus_here, hold_node
 
     compute = functools.partial(compute, resumes=STAGES[request.stage].resumes)
-    made_with = {"versions": versions(STAGES[request.stage].libraries)}
+    made_with = {"versions": versions((*STAGES[request.stage].libraries, *request.section.libraries()))}
     if getattr(request.section, "num_workers", 1) > 1:  # its workers wait for their own turns, and aren't metered
         return compute(call, lambda out: made_with | _done(request, store, out))
     mine = hold_node(store.storage.uri, request.exclusive, gpus_here())
@@ -179,14 +180,13 @@ def _place(request: Request) -> dict[str, Any]:
 
     from greenprune.energy import machine_identity
     from greenprune.energy.exclusive import effective, gpus_here
-    from greenprune.engines import FIRST_ENGINE
 
     return {
         "machine": machine_identity()[0],
         "exclusive": effective(request.exclusive, bool(gpus_here())),
         "threads": torch.get_num_threads(),
         "gpus": torch.cuda.device_count(),
-        "engine": FIRST_ENGINE,
+        "engine": getattr(request.section, "engine", FIRST_ENGINE),
     }
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from greenprune import assets
 from greenprune.bos import with_bos
-from greenprune.config import STAGES, QuantizeConfig, TrialConfig, absolute
+from greenprune.config import STAGES, QuantizeConfig, TrialConfig, absolute, refuse_missing_engine
+from greenprune.config.lengths import request_lengths
 from greenprune.decided import decided
 from greenprune.errors import DamagedArtifact
 from greenprune.experiment import Experiment
@@ -84,10 +85,13 @@ def _walk(config: TrialConfig, stages: Stages, number: int) -> TrialResult:
 
 
 def check_benchmark(config: TrialConfig) -> None:
-    """Raises ConfigError for tasks or a country that their libraries don't know, and for a quantizer whose software
-    isn't here, before any stage runs."""
+    """Raises ConfigError for tasks or a country that their libraries don't know, for an engine or a quantizer that
+    isn't installed here and for a file of request lengths that isn't one, before any stage runs."""
     check_installed(config.quantize.method)
     benchmark = config.benchmark
+    if benchmark.energy:
+        refuse_missing_engine(benchmark.energy.engine)
+        request_lengths(benchmark.energy.prompt_len, benchmark.energy.decode_len)
     if benchmark.energy and benchmark.energy.country:
         from greenprune.energy.carbon import check_country
 
@@ -159,7 +163,10 @@ def _energy(
     if model is dense:
         (energy,) = stages.run_bound([of_dense])
         return energy, energy
-    dense_energy, energy = stages.run_bound([of_dense, make({"checkpoint": model})])
+    # A pruned model's key says which dense model it came from, so that one doesn't change the artifact's.
+    beside = {"dense": config.model} if config.benchmark.energy.paired else {}
+    of_model = make({"checkpoint": model}, options=_loading(config) | beside)
+    dense_energy, energy = stages.run_bound([of_dense, of_model])
     return energy, dense_energy
 
 

@@ -17,9 +17,24 @@ def test_names_and_patterns():
     assert column("arc_easy_wh").kind == "tasks_energy_kind"
 
 
+def test_a_figure_at_so_many_requests_in_flight_is_compared_with_its_like():
+    found = column("energy_j_per_token@8")
+    assert (found.unit, found.ratio, found.machine) == ("J/token", "energy_ratio@8", "machine")
+    assert {"energy_kind@8", "energy_engine@8", "energy_concurrency@8"} < set(found.must_agree)
+    assert (columns.heading("energy_j_per_token@8"), column("energy_kind@8").text) == ("J/token @8", True)
+    assert column("energy_ratio@8").of == "energy_j_per_token@8"
+    assert column("machine@8") is None
+
+
 def test_the_energy_of_a_stage_has_its_own_kind():
     assert column("prune_energy_wh").must_agree == ("prune_energy_kind", "prune_machine")
-    assert column("idle_power_w").must_agree == ("energy_kind", "energy_scope", "machine")
+    assert column("idle_power_w").must_agree == (
+        "energy_kind",
+        "energy_scope",
+        "energy_engine",
+        "energy_concurrency",
+        "machine",
+    )
 
 
 @pytest.mark.parametrize("name", COLUMNS)

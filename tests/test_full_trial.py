@@ -50,7 +50,7 @@ def full(tiny_experiment, tmp_path, monkeypatch):
     meter = WithGpus([5.0] * 100, co2e_g_per_kwh=50.0)
     monkeypatch.setattr("greenprune.energy.meter_for", lambda *args, **options: meter)
     tiny_experiment["benchmark"] |= {"tasks": ["piqa", "xsum"], "data": "assets", "limit": 2, "max_length": 128}
-    tiny_experiment["benchmark"]["energy"]["country"] = "FRA"
+    tiny_experiment["benchmark"]["energy"] |= {"country": "FRA", "concurrency": [1, 2], "paired": True}
     tiny_experiment["heal"] |= {"steps": 1, "track_kl": True}
     experiment = parse_experiment(tiny_experiment)
     return experiment, run_trial(experiment.trial(), tmp_path / "runs")

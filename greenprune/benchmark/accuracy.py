@@ -30,7 +30,7 @@ from greenprune.benchmark.scoring import scorer
 from greenprune.benchmark.tasks import TASKS, load_task
 from greenprune.config import BenchmarkConfig
 from greenprune.energy import Meter, Reading
-from greenprune.engines import Engine
+from greenprune.engines import ScoringEngine
 from greenprune.errors import ConfigError
 
 log = logging.getLogger("greenprune")
@@ -90,7 +90,7 @@ class AccuracyResult:
 
 
 def measure_accuracy(
-    engine: Engine, tokenizer: PreTrainedTokenizerBase, config: BenchmarkConfig, meter: Meter
+    engine: ScoringEngine, tokenizer: PreTrainedTokenizerBase, config: BenchmarkConfig, meter: Meter
 ) -> AccuracyResult:
     """Evaluate `config.tasks` on the engine; each is one window of `meter`. Raises AssetError, ConfigError."""
     if not config.tasks:

@@ -7,12 +7,12 @@ from transformers import PreTrainedTokenizerBase
 
 from greenprune.benchmark.shared_prefix import SharedPrefixLM
 from greenprune.config import BenchmarkConfig
-from greenprune.engines import Engine
+from greenprune.engines import ScoringEngine
 from greenprune.engines.positions import learned_positions
 from greenprune.engines.transformers import TransformersEngine
 
 
-def scorer(engine: Engine, tokenizer: PreTrainedTokenizerBase, config: BenchmarkConfig) -> LM:
+def scorer(engine: ScoringEngine, tokenizer: PreTrainedTokenizerBase, config: BenchmarkConfig) -> LM:
     """The model for inputs of at most `config.max_length` tokens, or as many as it can take."""
     assert isinstance(engine, TransformersEngine), "the only engine whose model is in this process"
     return SharedPrefixLM(

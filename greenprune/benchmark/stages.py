@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenprune.columns import CONTAMINATED
-from greenprune.config import BenchmarkConfig, EnergyConfig
+from greenprune.config import ENGINES, BenchmarkConfig, EnergyConfig, ModelConfig
 from greenprune.errors import ModelError
 from greenprune.storage import write_atomically
 
 if TYPE_CHECKING:
+    import torch
+
     from greenprune.energy import Reading
     from greenprune.energy.exclusive import Exclusive
     from greenprune.energy.reading import Sharing
@@ -72,20 +74,27 @@ def energy_stage(
     dtype: str,
     trust_remote_code: bool = False,
     exclusive: Exclusive = "none",
+    dense: ModelConfig | None = None,
 ) -> None:
     """Write out/energy.json and out/emissions.csv for the model in `checkpoint` on this machine.
 
     exclusive: what the caller keeps other stages away from (see energy/exclusive.py); it decides which sensors
-    count. energy.json: see workload.WorkloadResult; machine, machine_class, machine_facts, hostname, and
+    count. dense: the dense model, where `config.paired` may ask for it; None where it is the checkpoint itself.
+    energy.json: see workload.WorkloadResult; machine, machine_class, machine_facts, hostname, and
     the readings.
     Raises EnergyError for a GPU whose energy can't be told from others'.
     """
-    from greenprune.benchmark.workload import measure_workload
+    from greenprune.assets import materialize
+    from greenprune.benchmark.workload import Side, measure_workload
     from greenprune.energy import meter_for
     from greenprune.energy.linear import LinearModel
     from greenprune.engines import load_engine
 
-    engine = load_engine(checkpoint, dtype, trust_remote_code)
+    def make(folder: Path) -> Any:
+        return load_engine(folder, dtype, trust_remote_code, config.engine)
+
+    folder_of_dense = None if dense is None else materialize(dense)
+    engine = make(checkpoint)
     meter = meter_for(
         engine.device,
         config.country,
@@ -93,13 +102,40 @@ def energy_stage(
         model=LinearModel(config.watts_per_core, config.watts_base),
         max_foreign_load=config.max_foreign_load,
     )
-    measured = measure_workload(engine, config, meter)
+    together = folder_of_dense is None or fits_beside(folder_of_dense, engine.device, config)
+    own = Side(lambda: make(checkpoint), keep=together)
+    if together:
+        own.engine = engine
+    else:
+        engine.close()
+    other = None if folder_of_dense is None else Side(lambda: make(folder_of_dense), keep=together)
+    try:
+        measured = measure_workload(own, config, meter, other)
+    finally:
+        for side in (own, other):
+            if side is not None:
+                side.close()
     _write(out, "energy.json", measured.to_json(), measured.readings)
+
+
+def fits_beside(checkpoint: Path, device: torch.device, config: EnergyConfig) -> bool:
+    """Whether another model's weights, and as much again for its work, have room beside what is loaded. An engine of
+    its own batching takes most of a GPU for itself."""
+    import psutil
+    import torch
+
+    free = psutil.virtual_memory().available
+    if device.type == "cuda":
+        if not ENGINES[config.engine].batches:
+            return False
+        free = sum(torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count()))
+    return 2 * bytes_of_weights(checkpoint) < free
 
 
 def was_disturbed(artifact: Path) -> bool:
     """Whether others worked on the machine in a window of this energy stage's figures, as often as it was tried."""
-    return json.loads((artifact / "energy.json").read_text()).get("energy_kind") == CONTAMINATED
+    found = json.loads((artifact / "energy.json").read_text())
+    return CONTAMINATED in {figures.get("energy_kind") for figures in (found, *found.get("at", {}).values())}
 
 
 def sharing(exclusive: Exclusive, device: str) -> Sharing:

@@ -15,13 +15,13 @@ from greenprune.assets import TEXTS
 from greenprune.benchmark.data_mode import Data, resolve_data
 from greenprune.config import BenchmarkConfig, perplexity_name, split_revision, split_text
 from greenprune.data import HUB_TEXTS, documents, token_blocks
-from greenprune.engines import Engine
+from greenprune.engines import ScoringEngine
 
 log = logging.getLogger("greenprune")
 
 
 def measure_perplexities(
-    engine: Engine, tokenizer: PreTrainedTokenizerBase | Any, config: BenchmarkConfig
+    engine: ScoringEngine, tokenizer: PreTrainedTokenizerBase | Any, config: BenchmarkConfig
 ) -> dict[str, float]:
     """`config.perplexity` as {"<text>_ppl@<length>": perplexity}, on each text's held-out part.
 

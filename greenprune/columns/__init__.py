@@ -38,7 +38,10 @@ __all__ = [
 ]
 
 # What a name that stands for many may be; other names are any text.
-NAMES = {"stage": r"[a-z0-9]+", "section": r"\w+", "length": r"\d+", "n": r"\w+"}
+NAMES = {"stage": r"[a-z0-9]+", "section": r"\w+", "length": r"\d+", "n": r"\w+", "requests": r"\d+"}
+NAMES["workload"] = "|".join(name for name, declared in COLUMNS.items() if declared.at_each)
+AT_EACH = "<workload>@<requests>"
+SAID = ("meaning", "unit", "title", "phrase", "shown")  # what a declaration says in words
 
 
 @functools.lru_cache(maxsize=4096)
@@ -47,6 +50,9 @@ def column(name: str) -> Column | None:
     if name in COLUMNS:
         return COLUMNS[name]
     pattern = pattern_of(name)
+    if pattern == AT_EACH:
+        parts = parts_of(name)
+        return _at(COLUMNS[parts["workload"]], parts["requests"])
     return _filled_in(COLUMNS[pattern], parts_of(name)) if pattern else None
 
 
@@ -81,6 +87,20 @@ def _filled_in(declared: Column, names: dict[str, str]) -> Column:
     texts = {item.name: getattr(declared, item.name) for item in fields(declared)}
     filled: dict[str, Any] = {name: fill(text) for name, text in texts.items() if isinstance(text, str)}
     return replace(declared, **filled)
+
+
+def _at(declared: Column, requests: str) -> Column:
+    """The declaration of a column with so many requests in flight: what it names is so too, where there is such."""
+    named = {item.name: getattr(declared, item.name) for item in fields(declared)}
+    others: dict[str, Any] = {
+        name: f"{value}@{requests}"
+        for name, value in named.items()
+        if isinstance(value, str) and name not in SAID and value in COLUMNS and COLUMNS[value].at_each
+    }
+    title = None if declared.title is None else f"{declared.title} @{requests}"
+    phrase = None if declared.phrase is None else f"{declared.phrase}, {requests} requests in flight"
+    meaning = f"{declared.meaning}, with {requests} requests in flight"
+    return replace(declared, meaning=meaning, title=title, phrase=phrase, at_each=False, **others)
 
 
 def those_of(pattern: str, names: Iterable[Any]) -> list[str]:

@@ -8,10 +8,17 @@ from greenprune.columns.declaration import Column
 
 _label = functools.partial(Column, text=True)
 _task = functools.partial(Column, needs="benchmark.tasks", unit="0–1")
-_speed = functools.partial(Column, needs="benchmark.energy", machine="machine")
+_served = functools.partial(
+    Column, needs="benchmark.energy", engine="energy_engine", concurrency="energy_concurrency", at_each=True
+)
+_speed = functools.partial(_served, machine="machine")
 _energy = functools.partial(_speed, kind="energy_kind", scope="energy_scope", better="min")
-_workload = functools.partial(Column, needs="benchmark.energy")
-_gpu = functools.partial(Column, needs="benchmark.energy", machine="machine")
+_ratio = functools.partial(
+    _served, unit="ratio", better="min", kind="energy_kind", scope="energy_scope", shown="{:.3f}"
+)
+_workload = functools.partial(Column, needs="benchmark.energy", at_each=True)
+_machine = functools.partial(Column, needs="benchmark.energy", text=True)
+_gpu = functools.partial(Column, needs="benchmark.energy", machine="machine", at_each=True)
 
 COLUMNS: dict[str, Column] = {
     "trial_number": Column("order in the sweep; the dense model is 0", title="#", phrase="trial", shown="{:.0f}"),
@@ -76,17 +83,25 @@ COLUMNS: dict[str, Column] = {
     "perplexity_note": _label("which perplexities are infinite, and why", needs="benchmark.perplexity"),
     # ------------------------------------------------------------------------------------------------ speed
     "prefill_latency_s": _speed(
-        "one prefill of the workload's batch", "s", phrase="latency of one prefill", better="min"
+        "one prefill of the workload's batch", "s", phrase="latency of one prefill", better="min", batches=True
     ),
     "decode_latency_s": _speed(
-        "one decode step of the workload's batch", "s", phrase="latency of one decode step", better="min"
+        "one decode step of the workload's batch", "s", phrase="latency of one decode step", better="min", batches=True
     ),
     "prefill_tokens_per_s": _speed(
-        "prompt tokens of the batch a second", "tokens/s", title="prefill tokens/s", better="max"
+        "prompt tokens of the batch a second", "tokens/s", title="prefill tokens/s", better="max", batches=True
     ),
     "decode_tokens_per_s": _speed(
-        "new tokens of the batch a second", "tokens/s", title="decode tokens/s", better="max"
+        "new tokens of the batch a second", "tokens/s", title="decode tokens/s", better="max", batches=True
     ),
+    "tokens_per_s": _speed(
+        "prompt and new tokens of all requests a second", "tokens/s", title="tokens/s", better="max"
+    ),
+    **{
+        f"{name}_p{percent}_s": _speed(f"{meaning}, {percent}th percentile of the requests", "s", better="min")
+        for name, meaning in {"ttft": "time to the first token", "tpot": "time of a token after the first"}.items()
+        for percent in (50, 90, 99)
+    },
     "peak_memory_bytes": _speed(
         "peak memory during the workload", "bytes", better="min", title="peak MiB", shown="{:,.0f}", scale=2**20
     ),
@@ -105,33 +120,40 @@ COLUMNS: dict[str, Column] = {
     ),
     "energy_j_per_prefill_token": _energy(
         "prefill energy / prompt tokens, gross", "J/token", title="J/token prefill",
-        phrase="energy per prefilled token", ratio="energy_ratio_prefill",
+        phrase="energy per prefilled token", ratio="energy_ratio_prefill", batches=True,
     ),
     "energy_j_per_decode_token": _energy(
         "decode energy / decoded tokens, gross", "J/token", title="J/token decode", phrase="energy per decoded token",
-        ratio="energy_ratio_decode",
+        ratio="energy_ratio_decode", batches=True,
+    ),
+    "energy_j_per_request": _energy(
+        "energy of one request of the workload", "J", title="J/request", phrase="energy of a request",
+        ratio="energy_ratio", ci95_ratio="energy_ci95_ratio",
     ),
     "energy_wh_per_1k_requests": _energy(
         "energy of 1,000 requests of the workload", "Wh", title="Wh/1k requests", phrase="energy of 1,000 requests",
         ratio="energy_ratio", ci95_ratio="energy_ci95_ratio",
     ),
-    "energy_ratio": _workload(
-        "energy per token / the dense model's on the same machine", "ratio", title="÷ dense",
-        phrase="energy relative to the dense model", better="min", of="energy_j_per_token", kind="energy_kind",
-        scope="energy_scope", shown="{:.3f}",
+    "energy_ratio": _ratio(
+        "energy per token / the dense model's on the same machine; of pairs, the mean of theirs", title="÷ dense",
+        phrase="energy relative to the dense model", of="energy_j_per_token",
     ),
-    "energy_ratio_prefill": _workload(
-        "the same of prefill alone", "ratio", better="min", of="energy_j_per_prefill_token", kind="energy_kind",
-        scope="energy_scope", shown="{:.3f}",
-    ),
-    "energy_ratio_decode": _workload(
-        "the same of decode alone", "ratio", better="min", of="energy_j_per_decode_token", kind="energy_kind",
-        scope="energy_scope", shown="{:.3f}",
+    "energy_ratio_prefill": _ratio("the same of prefill alone", of="energy_j_per_prefill_token", batches=True),
+    "energy_ratio_decode": _ratio("the same of decode alone", of="energy_j_per_decode_token", batches=True),
+    "energy_ratio_ci95": _workload(
+        "half-width of the 95 % interval of `energy_ratio`, where both models were measured in pairs of windows",
+        "ratio", shown="{:.3f}", needs="benchmark.energy.paired",
     ),
     "energy_j_per_token_net": _energy("energy per token less what the machine takes idle, model loaded", "J/token"),
     "energy_delay_product_js": _energy("energy of a request × time of a request", "J·s"),
     "average_power_w": _energy("mean power during the workload", "W"),
     "idle_power_w": _energy("mean power at rest, model loaded", "W", better=None),
+    "energy_engine": _workload("what served the model, and its version", text=True, title="engine"),
+    "energy_concurrency": _workload("requests in flight", "count", shown="{:.0f}"),
+    "<workload>@<requests>": Column(
+        "a figure of the workload with so many requests in flight, e.g. `energy_j_per_token@8`: there where "
+        "`benchmark.energy.concurrency` isn't 1 alone; the plain name is the first number's",
+    ),
     "energy_kind": _workload(
         "`measured` (sensors), `estimated` (a model of the hardware) or `contaminated` (others worked meanwhile)",
         text=True, title="kind",
@@ -154,16 +176,14 @@ COLUMNS: dict[str, Column] = {
     "gpu_power_cap_w": _gpu("enforced power limit", "W"),
     "gpu_temperature_c": _gpu("highest temperature during the windows", "°C"),
     "gpu_throttling": _workload("why the GPU ran slower than it could, `none` if it didn't", text=True),
-    "machine": _workload(
+    "machine": _machine(
         "identity of the hardware: of each GPU, its driver and power cap; energies of different ones aren't compared",
-        text=True,
     ),
-    "machine_class": _workload(
+    "machine_class": _machine(
         "what machines of equal parts share: CPU, cores, memory, models of GPUs, sensors; cards of one class are "
         "compared by the ratio to the dense model",
-        text=True,
     ),
-    "hostname": _workload("name of the node that ran the energy stage", text=True),
+    "hostname": _machine("name of the node that ran the energy stage"),
     # ------------------------------------------------------------------------------------- energy besides
     "energy_wh_tasks": Column(
         "energy of all tasks together", "Wh", better="min", needs="benchmark.tasks", kind="tasks_energy_kind",

@@ -16,9 +16,14 @@ overrides.py the dotted keys; refusals.py the wording of errors.
 from greenprune.config.benchmark import (
     BenchmarkConfig,
     EnergyConfig,
-    perplexity_name,
-    split_text,
     tokens_a_sequence,
+)
+from greenprune.config.engines import (
+    ENGINES,
+    FIRST_ENGINE,
+    EngineKind,
+    EngineName,
+    refuse_missing_engine,
 )
 from greenprune.config.heal import (
     HEAL_VARIANTS,
@@ -88,6 +93,7 @@ from greenprune.config.sweep import (
     random_point,
 )
 from greenprune.config.texts import (
+    FILES_AT,
     MODEL,
     TEXT_SUFFIXES,
     TEXTS_AT,
@@ -95,8 +101,10 @@ from greenprune.config.texts import (
     is_file,
     is_whole_text,
     named_in,
+    perplexity_name,
     split_label,
     split_revision,
+    split_text,
 )
 from greenprune.config.trial import (
     TrialConfig,
@@ -114,6 +122,9 @@ from greenprune.config.width_pruning import (
 )
 
 __all__ = [
+    "ENGINES",
+    "FILES_AT",
+    "FIRST_ENGINE",
     "HEALERS",
     "HEAL_VARIANTS",
     "METHODS",
@@ -130,6 +141,8 @@ __all__ = [
     "DepthPruning",
     "Dimension",
     "EnergyConfig",
+    "EngineKind",
+    "EngineName",
     "FlapPruning",
     "FullHealing",
     "GgufQuantizing",
@@ -183,6 +196,7 @@ __all__ = [
     "perplexity_name",
     "points",
     "random_point",
+    "refuse_missing_engine",
     "split_label",
     "split_revision",
     "split_text",

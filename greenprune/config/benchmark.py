@@ -4,25 +4,53 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from greenprune.config.engines import ENGINES, FIRST_ENGINE, EngineName
+from greenprune.config.lengths import Lengths, is_lengths_file, request_lengths
 from greenprune.config.model import Bos
 from greenprune.config.section import Int, Section
-from greenprune.config.texts import is_commit, is_whole_text, split_label, split_revision
+from greenprune.config.texts import is_whole_text, perplexity_name, split_text
 
 WATTS_PER_CORE = 4.0  # CodeCarbon's fallback: 4 W a thread of an unknown CPU
 WATTS_BASE = 5.0  # and 5 W for a memory module
 
 
-class EnergyConfig(Section):
-    """The fixed workload whose time, memory and energy are measured: prefill a prompt, decode a reply."""
+def _length(value: Any) -> Any:
+    if (isinstance(value, int) and not isinstance(value, bool) and value >= 1) or is_lengths_file(value):
+        return value
+    raise ValueError(
+        f"must be a number of tokens of at least 1, or a file of request lengths (.csv or .jsonl), got {value!r}; set "
+        "it to one of these"
+    )
 
+
+Length = Annotated[int | str, BeforeValidator(_length)]
+
+
+class EnergyConfig(Section):
+    """The fixed workload whose time, memory and energy are measured: prefill a prompt, decode a reply.
+
+    `concurrency` says how many requests are in flight; each number is measured, and the first one's figures have the
+    plain names.
+    """
+
+    LATER: ClassVar[Mapping[str, Any]] = {"engine": FIRST_ENGINE, "concurrency": [1], "paired": False}
+
+    engine: EngineName = Field(FIRST_ENGINE, description="what serves the model; greenprune doctor says what is there")
+    concurrency: list[Annotated[Int, Field(ge=1)]] = Field(
+        [1], min_length=1, description="requests in flight, each number measured by itself"
+    )
+    paired: Literal[True, False, "auto"] = Field(
+        False,
+        description="measure the dense model and this one in alternation, window by window; auto does so where energy "
+        "is estimated or its interval is wide",
+    )
     batch_size: Int = Field(1, ge=1)
-    prompt_len: Int = Field(512, ge=1)
-    decode_len: Int = Field(128, ge=1)
+    prompt_len: Length = 512
+    decode_len: Length = 128
     min_seconds: float = Field(10.0, gt=0, description="shortest energy window")
     repeats: Int = Field(5, ge=1, description="most windows of each phase")
     target_half_width: float = Field(
@@ -36,6 +64,52 @@ class EnergyConfig(Section):
     watts_base: float = Field(WATTS_BASE, ge=0, description="of the linear model where there is no sensor")
     country: str | None = Field(None, description="ISO 3166 alpha-3 code that turns energy into CO2e")
     seed: Int = 0
+
+    @property
+    def lengths(self) -> list[Lengths]:
+        """Of the requests that are sent. Raises ConfigError for a file that isn't one of them."""
+        return request_lengths(self.prompt_len, self.decode_len)
+
+    @property
+    def request(self) -> Lengths:
+        """The one that every request is like; of a file, its first."""
+        return self.lengths[0]
+
+    @property
+    def longest(self) -> Lengths:
+        """The longest prompt, and the longest reply."""
+        lengths = self.lengths
+        return Lengths(max(each.prompt for each in lengths), max(each.decode for each in lengths))
+
+    def libraries(self) -> tuple[str, ...]:
+        return () if self.engine == FIRST_ENGINE else ENGINES[self.engine].packages
+
+    @field_validator("concurrency")
+    @classmethod
+    def _each_number_once(cls, concurrency: list[int]) -> list[int]:
+        if len(set(concurrency)) < len(concurrency):
+            raise ValueError(f"must give each number of requests once, got {concurrency}; remove the repeated one")
+        return concurrency
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> EnergyConfig:
+        files = {name for name in (self.prompt_len, self.decode_len) if isinstance(name, str)}
+        if self.batch_size > 1 and (not ENGINES[self.engine].batches or self.concurrency != [1]):
+            raise ValueError(
+                f"batch_size must be 1 where concurrency or the engine says how many requests are in flight, got "
+                f"{self.batch_size} with engine {self.engine} and concurrency {self.concurrency}; use concurrency alone"
+            )
+        if files and ENGINES[self.engine].batches:
+            raise ValueError(
+                f"prompt_len and decode_len must be numbers where a batch of requests runs as one, got "
+                f"{', '.join(sorted(files))} with engine {self.engine}; give numbers, or another engine"
+            )
+        if len(files) > 1:
+            raise ValueError(
+                f"prompt_len and decode_len must name one file, since a line is a request, got "
+                f"{', '.join(sorted(files))}; put both columns into one file"
+            )
+        return self
 
     @field_validator("country")
     @classmethod
@@ -106,23 +180,3 @@ def tokens_a_sequence(device: str) -> int:
     A CPU isn't faster with more at once, and small batches need less padding.
     """
     return 32 if device == "cpu" else 256
-
-
-def split_text(text: str) -> tuple[str, str, int]:
-    """Name, source and length: `'ptb=data/test.txt@2048'` gives `('ptb', 'data/test.txt', 2048)`.
-
-    Without a name it is the source's: `pypi:wikipedia` gives `wikipedia`, a file its stem. Length 0 where none
-    is given. A source of the hub keeps its revision, which is in no name.
-    """
-    label, source, length = split_label(text)
-    bare, revision = split_revision(source)
-    tokens = length.removeprefix("@")
-    if (tokens and int(tokens) < 2) or (revision and not length and not is_commit(revision)):
-        raise ValueError(f"must be name@length with length an integer of at least 2, got {text!r}")
-    return label[:-1] or re.sub(r"[.\s]", "_", Path(bare.removeprefix("pypi:")).stem), source, int(tokens or 0)
-
-
-def perplexity_name(text: str) -> str:
-    """The metric that a text gives: `pypi:wikipedia@512` gives `wikipedia_ppl@512`."""
-    name, _, length = split_text(text)
-    return f"{name}_ppl@{length}"

@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from greenprune.config.benchmark import split_text
-from greenprune.config.texts import is_file, split_label
+from greenprune.config.lengths import is_lengths_file
+from greenprune.config.texts import is_file, split_label, split_text
 
 
 def versions(libraries: Iterable[str]) -> dict[str, str]:
@@ -39,7 +39,7 @@ def contents(value: Any) -> dict[str, str]:
     for text in strings_in(value):
         label, source, length = split_label(text)
         path = Path(os.path.expanduser(source))
-        if is_file(source) and os.path.isfile(path):  # also of what no path can be
+        if (is_file(source) or is_lengths_file(source)) and os.path.isfile(path):  # also of what no path can be
             content = f"sha256:{content_hash(path)}{path.suffix}"  # the suffix tells how it is read
             found[text] = f"{split_text(text)[0]}={content}{length}" if label or length else content
     return found

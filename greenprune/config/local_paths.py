@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from greenprune.config.texts import MODEL, is_file, named_in, split_revision
+from greenprune.config.texts import FILES_AT, MODEL, is_file, named_in, split_revision
 from greenprune.errors import ConfigError
 
 
@@ -19,7 +19,13 @@ def absolute(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """A copy of an experiment's data, or of overrides by their dotted keys, with paths relative to `folder` made
     absolute. Raises ConfigError for a model that may be a hub id and a folder.
     """
-    return named_in(data, lambda key, name: absolute_model(name, folder) if key == MODEL else _text(name, folder))
+
+    def change(key: str, name: str) -> str:
+        if key in FILES_AT:
+            return _joined(name, folder)
+        return absolute_model(name, folder) if key == MODEL else _text(name, folder)
+
+    return named_in(data, change)
 
 
 def absolute_model(name: str, folder: Path) -> str:

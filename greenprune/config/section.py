@@ -36,6 +36,10 @@ class Section(BaseModel):
         """The same with half as many samples in a forward, which gives the same but for rounding; None: it can't."""
         return None
 
+    def libraries(self) -> tuple[str, ...]:
+        """Distributions that decide the numbers of what it configures, beside those of its stage."""
+        return ()
+
     def output_version(self) -> int:
         """How often the output of what it configures has changed for the same input, beside its stage's version."""
         return 0

@@ -14,7 +14,8 @@ from typing import Any
 TEXT_SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")  # of local text files
 MODEL = "model.id"
 TEXTS_AT = ("calibration.dataset", "heal.dataset", "benchmark.perplexity")  # the keys of a trial that name texts
-NAMED_AT = (MODEL, *TEXTS_AT)
+FILES_AT = ("benchmark.energy.prompt_len", "benchmark.energy.decode_len")  # keys that may name another file
+NAMED_AT = (MODEL, *TEXTS_AT, *FILES_AT)
 
 
 def is_file(source: str) -> bool:
@@ -75,3 +76,23 @@ def _key_in_trial(path: str) -> str | None:
     ends = path.removesuffix(".choice") if path.startswith("sweep.space.") else path
     inside = ends.startswith("sweep.space.")
     return next((key for key in NAMED_AT if ends == key or (inside and ends.endswith(f".{key}"))), None)
+
+
+def split_text(text: str) -> tuple[str, str, int]:
+    """Name, source and length: `'ptb=data/test.txt@2048'` gives `('ptb', 'data/test.txt', 2048)`.
+
+    Without a name it is the source's: `pypi:wikipedia` gives `wikipedia`, a file its stem. Length 0 where none
+    is given. A source of the hub keeps its revision, which is in no name.
+    """
+    label, source, length = split_label(text)
+    bare, revision = split_revision(source)
+    tokens = length.removeprefix("@")
+    if (tokens and int(tokens) < 2) or (revision and not length and not is_commit(revision)):
+        raise ValueError(f"must be name@length with length an integer of at least 2, got {text!r}")
+    return label[:-1] or re.sub(r"[.\s]", "_", Path(bare.removeprefix("pypi:")).stem), source, int(tokens or 0)
+
+
+def perplexity_name(text: str) -> str:
+    """The metric that a text gives: `pypi:wikipedia@512` gives `wikipedia_ppl@512`."""
+    name, _, length = split_text(text)
+    return f"{name}_ppl@{length}"

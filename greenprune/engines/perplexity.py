@@ -31,11 +31,16 @@ def perplexity(model: PreTrainedModel, segments: torch.Tensor, batch_size: int =
     A loss that is NaN, infinite, or beyond what a float can be the exponential of, gives inf.
     Raises ConfigError for segments of another shape, ModelError for segments beyond learned positions.
     """
+    check_segments(segments)
+    check_length(model, segments.shape[1], "a perplexity segment")
+    loss = mean_loss(model, segments, batch_size)
+    return math.exp(loss) if loss < LARGEST_LOSS else math.inf
+
+
+def check_segments(segments: torch.Tensor) -> None:
+    """Raises ConfigError for anything but [num_segments >= 1, seq_len >= 2]."""
     if segments.ndim != 2 or segments.shape[0] < 1 or segments.shape[1] < 2:
         raise ConfigError(
             "segments must be [num_segments >= 1, seq_len >= 2], got shape "
             f"{list(segments.shape)}; cut the text with greenprune.data.token_blocks"
         )
-    check_length(model, segments.shape[1], "a perplexity segment")
-    loss = mean_loss(model, segments, batch_size)
-    return math.exp(loss) if loss < LARGEST_LOSS else math.inf

@@ -38,26 +38,30 @@ class TransformersEngine:
         return perplexity(self.model, segments)
 
     @contextmanager
-    def serve(self, config: EnergyConfig) -> Iterator[ForwardPhases]:
-        self.check_length(config.prompt_len + config.decode_len, "benchmark.energy prompt_len + decode_len")
+    def serve(self, config: EnergyConfig, concurrency: int = 1) -> Iterator[ForwardPhases]:
+        self.check_length(sum(config.request), "benchmark.energy prompt_len + decode_len")
         training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
-                yield ForwardPhases(self.model, config)
+                yield ForwardPhases(self.model, config, concurrency)
         finally:
             self.model.train(training)
+
+    def close(self) -> None:
+        """Its memory goes when nobody holds the model any more."""
+        del self.model
 
 
 class ForwardPhases:
     """The workload as forwards of the model with a KV cache, a token a step."""
 
-    def __init__(self, model: PreTrainedModel, config: EnergyConfig) -> None:
+    def __init__(self, model: PreTrainedModel, config: EnergyConfig, concurrency: int = 1) -> None:
         self.model = model
         self.config = config
         vocabulary = model.config.get_text_config().vocab_size
         generator = torch.Generator().manual_seed(config.seed)
-        shape = (config.batch_size, config.prompt_len)
+        shape = (config.batch_size * concurrency, config.request.prompt)
         self.prompt = torch.randint(vocabulary, shape, generator=generator).to(model.device)
         self._first_token = self.prompt[:, -1:]
         self._cache = DynamicCache()
@@ -82,13 +86,13 @@ class ForwardPhases:
     def decode(self) -> None:
         """The greedy reply, a token a step; afterwards the cache holds the prompt alone again."""
         token, self._reply = self._first_token, []
-        for _ in range(self.config.decode_len):
+        for _ in range(self.config.request.decode):
             token = self._forward(token, self._cache)
             self._reply.append(token)
         for layer in self._cache.layers:  # Cache.crop means different things in different transformers 5.x
             if layer.is_initialized:
-                layer.keys = layer.keys[..., : self.config.prompt_len, :]
-                layer.values = layer.values[..., : self.config.prompt_len, :]
+                layer.keys = layer.keys[..., : self.config.request.prompt, :]
+                layer.values = layer.values[..., : self.config.request.prompt, :]
 
     def reply(self) -> torch.Tensor:
         return torch.cat(self._reply, dim=1)

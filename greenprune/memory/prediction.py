@@ -245,8 +245,7 @@ def of_accuracy(sizes: ModelSizes, config: BenchmarkConfig, facts: Mapping[str, 
 
 
 def of_energy(sizes: ModelSizes, config: EnergyConfig, facts: Mapping[str, Any], devices: Devices) -> Memory:
-    prompt, length = (
-        config.batch_size * tokens for tokens in (config.prompt_len, config.prompt_len + config.decode_len)
-    )
+    batch, longest = config.batch_size * max(config.concurrency), config.longest
+    prompt, length = batch * longest.prompt, batch * sum(longest)
     activations = layer_activations(sizes, prompt) + 2 * cache_bytes(sizes, length)
-    return Memory(sizes.weight_bytes, activations + logits_bytes(sizes, config.batch_size))
+    return Memory(sizes.weight_bytes, activations + logits_bytes(sizes, batch))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from greenprune import assets
-from greenprune.config import MODEL, STAGES, ModelConfig, absolute, is_commit, named_in, split_revision
+from greenprune.config import FILES_AT, MODEL, STAGES, ModelConfig, absolute, is_commit, named_in, split_revision
 from greenprune.config.dependencies import contents, minor_versions
 from greenprune.decided import decided
 from greenprune.errors import SweepError
@@ -117,7 +117,7 @@ def _branches(experiment: Experiment) -> dict[str, str]:
 
     def note(key: str, name: str) -> str:
         bare, revision = split_revision(name)
-        if not is_commit(revision):
+        if key not in FILES_AT and not is_commit(revision):
             found[f"{key} {bare}"] = revision or "main"
         return name
 

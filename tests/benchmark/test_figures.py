@@ -27,6 +27,11 @@ def test_figures_by_hand():
     assert found.energy.average_power_w == pytest.approx(340 / 20)
     assert found.energy.co2e_g_per_1k_requests == pytest.approx(1000 * 50 * 34 / 340)
     assert found.energy.energy_ci95_ratio == pytest.approx(12.706 * 20 / 100, rel=1e-3)  # batches of 80 and 120 J
+    assert found.energy.energy_j_per_request == pytest.approx(50)
+    assert found.tokens_per_s == pytest.approx(2 * 15 / 6)
+    assert (found.latencies.ttft_p50_s, found.latencies.ttft_p90_s) == (1.0, pytest.approx(1.7))  # of 1, 1, 1, 2 s
+    assert (found.latencies.tpot_p99_s, found.energy_concurrency) == (1.0, 2)
+    assert found.energy_engine.startswith("transformers 5.")
     assert found.energy_window_s == 2.0
     assert found.energy.energy_delay_product_js == pytest.approx(50 * (1.0 + 5.0))
     assert (found.idle_power_w, found.energy.energy_j_per_token_net) == (None, None)

@@ -28,6 +28,8 @@ ENERGY = PROVENANCE | {
     "prefill_latency_s", "decode_latency_s", "prefill_tokens_per_s", "decode_tokens_per_s", "energy_j_per_token",
     "energy_j_per_token_net", "energy_j_per_prefill_token", "energy_j_per_decode_token", "energy_wh_per_1k_requests",
     "energy_delay_product_js", "energy_ci95_ratio", "average_power_w", "co2e_g_per_1k_requests", "idle_power_w",
+    "tokens_per_s", "ttft_p50_s", "ttft_p90_s", "ttft_p99_s", "tpot_p50_s", "tpot_p90_s", "tpot_p99_s",
+    "energy_j_per_request", "energy_engine", "energy_concurrency",
     "energy_window_s", "energy_repeats", "energy_kind", "energy_source", "energy_scope", "energy_sharing",
     "energy_note", "gpu_sm_clock_mhz", "gpu_power_cap_w", "gpu_temperature_c", "gpu_throttling", "idle",
     "peak_memory_bytes", "energy_windows_discarded", "discarded",

@@ -23,8 +23,8 @@ def test_windows_alternate_and_last_long_enough(engine, caplog):
     assert (result.figures.energy_kind, result.figures.energy_repeats) == ("measured", 2)
     assert result.figures.energy.energy_j_per_token > 0
     assert "energy: decode 2 of 2" in caplog.text
-    assert result.idle.name == "idle"
-    assert result.figures.idle_power_w == pytest.approx(0.1 / result.idle.seconds)
+    assert result.first.idle.name == "idle"
+    assert result.figures.idle_power_w == pytest.approx(0.1 / result.first.idle.seconds)
     assert result.figures.energy.energy_j_per_token_net < result.figures.energy.energy_j_per_token
 
 

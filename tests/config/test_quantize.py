@@ -12,8 +12,9 @@ FLAP = {"method": "flap", "ratio": 0.2}
 WANDA = {"method": "wanda", "structure": "2:4"}
 
 
-def trial(quantize, prune=None, model="pypi:smollm2-135m") -> TrialConfig:
+def trial(quantize, prune=None, model="pypi:smollm2-135m", engine="transformers") -> TrialConfig:
     data = {"model": {"id": model}, "prune": prune or {"method": "none"}, "quantize": quantize}
+    data["benchmark"] = {"energy": {"engine": engine}}
     return parse_experiment(data).trial()
 
 
@@ -44,7 +45,7 @@ REFUSED = {
 def test_refused_when_the_file_is_read(case):
     quantize, prune, words = REFUSED[case]
     with pytest.raises(ConfigError, match=words):
-        trial(quantize, prune)
+        trial(quantize, prune, engine="llama_cpp" if quantize["method"] == "gguf" else "transformers")
 
 
 def test_a_model_of_odd_widths_is_refused(tiny_checkpoint):
@@ -56,7 +57,19 @@ def test_a_model_of_odd_widths_is_refused(tiny_checkpoint):
 def test_allowed():
     trial({"method": "nf4"}, FLAP | {"round_to": 64})
     trial({"method": "nf4"}, WANDA)
-    trial({"method": "gguf", "type": "q8_0"}, WANDA)
+    trial({"method": "gguf", "type": "q8_0"}, WANDA, engine="llama_cpp")
+
+
+def test_an_engine_that_cannot_load_it_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"must load what quantize.method gguf writes, got transformers; use llama_cpp"
+    ):
+        trial({"method": "gguf", "type": "q8_0"})
+    with pytest.raises(ConfigError, match=r"must load what quantize.method nf4 writes, got vllm; use transformers"):
+        trial({"method": "nf4"}, engine="vllm")
+    with pytest.raises(ConfigError, match=r"model.dtype must be bfloat16 or float16 where vllm runs .* w4a16"):
+        trial({"method": "w4a16"}, engine="vllm")
+    assert trial({"method": "w8a8"}, engine="vllm").quantize.method == "w8a8"
 
 
 def test_an_axis_as_any_other():
@@ -67,7 +80,7 @@ def test_an_axis_as_any_other():
         "prune.structure": {"choice": ["2:4"], "when": {"prune.method": ["wanda"]}},
     }
     data = {"model": {"id": "pypi:smollm2-135m"}, "prune": {"method": "none"}, "sweep": {"search": "grid"}}
-    data["benchmark"] = {"tasks": ["piqa"], "data": "assets"}
+    data["benchmark"] = {"tasks": ["piqa"], "data": "assets", "energy": None}
     with pytest.raises(
         ConfigError, match=r"sweep.space allows .*q4_k_m.* which is refused: quantize must keep the zeros"
     ):

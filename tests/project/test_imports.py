@@ -28,7 +28,6 @@ DOORS = {
     "vllm": {"engines"},
     "llama_cpp": {"engines"},
 }
-TO_COME = {"vllm", "llama_cpp"}  # doors that nothing goes through yet
 WITHOUT_TORCH_OR_RAY = [
     "config",
     "results",
@@ -58,7 +57,7 @@ def imports_of(path: Path) -> set[str]:
 def test_heavy_dependency_has_one_door(package):
     rooms = {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py") if package in imports_of(path)}
     assert rooms <= DOORS[package]
-    assert rooms or package in TO_COME, f"nothing imports {package}: remove it here and from pyproject.toml"
+    assert rooms, f"nothing imports {package}: remove it here and from pyproject.toml"
 
 
 def loaded_after(statement: str) -> set[str]:
