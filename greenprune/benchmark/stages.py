@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenprune.columns import CONTAMINATED
-from greenprune.config import ENGINES, BenchmarkConfig, EnergyConfig, ModelConfig
+from greenprune.config import ENGINES, FIRST_ENGINE, BenchmarkConfig, EnergyConfig, ModelConfig
 from greenprune.errors import ModelError
 from greenprune.storage import write_atomically
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from greenprune.energy.exclusive import Exclusive
     from greenprune.energy.reading import Sharing
 
-WEIGHTS = (".safetensors", ".bin")
+WEIGHTS, GGUF = (".safetensors", ".bin"), ".gguf"
 
 
 def accuracy_stage(
@@ -48,7 +48,7 @@ def accuracy_stage(
     from greenprune.engines import load_engine
     from greenprune.models import load_tokenizer
 
-    engine = load_engine(checkpoint, dtype, trust_remote_code)
+    engine = load_engine(checkpoint, dtype, trust_remote_code, "llama_cpp" if is_gguf(checkpoint) else FIRST_ENGINE)
     tokenizer = load_tokenizer(checkpoint)
     measured = measure_accuracy(engine, tokenizer, config, meter_if_possible(engine.device))
     for task, rows in measured.answers.items():
@@ -147,7 +147,14 @@ def sharing(exclusive: Exclusive, device: str) -> Sharing:
 
 def bytes_of_weights(checkpoint: Path) -> int:
     """Of the checkpoint's weight files."""
-    return sum(path.stat().st_size for path in checkpoint.iterdir() if path.suffix in WEIGHTS)
+    weights = (GGUF,) if is_gguf(checkpoint) else WEIGHTS
+    return sum(path.stat().st_size for path in checkpoint.iterdir() if path.suffix in weights)
+
+
+def is_gguf(checkpoint: Path) -> bool:
+    """Whether a folder's weights are a file for llama.cpp, and nothing else."""
+    found = {path.suffix for path in checkpoint.iterdir()}
+    return GGUF in found and not found & {*WEIGHTS}
 
 
 def _from_shapes(checkpoint: Path, trust_remote_code: bool) -> dict[str, Any]:

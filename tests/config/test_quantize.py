@@ -61,9 +61,7 @@ def test_allowed():
 
 
 def test_an_engine_that_cannot_load_it_is_refused():
-    with pytest.raises(
-        ConfigError, match=r"must load what quantize.method gguf writes, got transformers; use llama_cpp"
-    ):
+    with pytest.raises(ConfigError, match=r"must load what .* gguf writes, got transformers; use llama_cpp"):
         trial({"method": "gguf", "type": "q8_0"})
     with pytest.raises(ConfigError, match=r"must load what quantize.method nf4 writes, got vllm; use transformers"):
         trial({"method": "nf4"}, engine="vllm")
@@ -79,14 +77,21 @@ def test_an_axis_as_any_other():
         "prune.method": {"choice": ["none", "wanda"]},
         "prune.structure": {"choice": ["2:4"], "when": {"prune.method": ["wanda"]}},
     }
-    data = {"model": {"id": "pypi:smollm2-135m"}, "prune": {"method": "none"}, "sweep": {"search": "grid"}}
+    data = {
+        "model": {"id": "pypi:smollm2-135m"},
+        "prune": {"method": "none"},
+    }
     data["benchmark"] = {"tasks": ["piqa"], "data": "assets", "energy": None}
     with pytest.raises(
         ConfigError, match=r"sweep.space allows .*q4_k_m.* which is refused: quantize must keep the zeros"
     ):
-        parse_experiment(data | {"sweep": {"search": "grid", "space": space}})
+        parse_experiment(
+            data | {"sweep": {"space": space, "objectives": {"accuracy": "max", "bits_per_weight": "min"}}}
+        )
     del space["prune.structure"], space["prune.method"]
-    experiment = parse_experiment(data | {"sweep": {"search": "grid", "space": space}})
+    experiment = parse_experiment(
+        data | {"sweep": {"space": space, "objectives": {"accuracy": "max", "bits_per_weight": "min"}}}
+    )
     assert experiment.trial({"quantize.method": "gguf", "quantize.type": "q8_0"}).quantize.stored_as == "q8_0"
 
 
