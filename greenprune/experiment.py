@@ -28,6 +28,7 @@ from greenprune.config.serving import cannot_serve
 from greenprune.errors import ConfigError, nearest
 
 MAX_CHECKED_POINTS = 5000
+WIDTHS = ("hidden_size", "intermediate_size", "ffn_dim")  # in a config.json
 
 
 class Experiment(TrialConfig):
@@ -191,6 +192,8 @@ def _check_storage(experiment: Experiment) -> None:
 def _check_shape(trial: TrialConfig) -> None:
     """Refuse a pruning that doesn't fit the model, where that can be known without loading it."""
     facts = model_facts(trial.model)
+    widths: dict[str, int] = {name: facts[name] for name in WIDTHS if name in facts}
+    trial.quantize.check(trial.prune, widths)
     heads = facts.get("num_attention_heads")
     trial.prune.check(Shape(facts.get("num_hidden_layers"), heads, facts.get("num_key_value_heads", heads)))
     if trial.benchmark.energy and (reason := cannot_serve(trial.benchmark.energy.engine, trial, facts)):

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from greenprune.assets import materialize, note_on
 from greenprune.columns import column, parts_of, pattern_of
-from greenprune.config import STAGES, ModelConfig
+from greenprune.config import QUANTIZERS, STAGES, ModelConfig
 from greenprune.errors import ConfigError
 from greenprune.labels import label
-from greenprune.results import TrialResult, find_trial, locate_run, read_results
+from greenprune.results import CHANGING, TrialResult, find_trial, locate_run, read_results
 from greenprune.stages import checkpoint_in
 from greenprune.store import Artifact, Store
 
@@ -41,7 +41,8 @@ MODEL_FILES = (
     "NOTICE*",
 )
 PRUNED_CODE = "modeling_pruned.py"  # beside layers that differ in width
-BIN_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # only where there are no safetensors
+# Only where there are no safetensors, the first that are there
+INSTEAD = (("pytorch_model*.bin", "pytorch_model.bin.index.json"), ("*.gguf",))
 
 
 ExportFormat = Literal["transformers", "gguf"]
@@ -110,15 +111,15 @@ def _model_files(checkpoint: Path) -> list[Path]:
     """The files that make up model and tokenizer. Raises ConfigError where weights or config are missing."""
     files = [path for path in sorted(checkpoint.iterdir()) if path.is_file()]
     chosen = [path for path in files if _fits(path, MODEL_FILES)]
-    if not any(path.suffix == ".safetensors" for path in chosen):
-        chosen += [path for path in files if _fits(path, BIN_FILES)]
-    if (
-        not any(path.suffix in (".safetensors", ".bin") for path in chosen)
-        or not (checkpoint / "config.json").is_file()
-    ):
-        found = ", ".join(path.name for path in files) or "nothing"
+    weights = any(path.suffix == ".safetensors" for path in chosen)
+    for others in () if weights else INSTEAD:
+        if found := [path for path in files if _fits(path, others)]:
+            chosen, weights = chosen + found, True
+            break
+    if not weights or not (checkpoint / "config.json").is_file():
+        there = ", ".join(path.name for path in files) or "nothing"
         raise ConfigError(
-            f"a checkpoint must hold config.json and weights (*.safetensors), got {found} in {checkpoint}; "
+            f"a checkpoint must hold config.json and weights (*.safetensors), got {there} in {checkpoint}; "
             "run the trial again"
         )
     return chosen
@@ -198,6 +199,7 @@ def _healing_emissions(result: TrialResult) -> dict[str, Any] | None:
 
 def _text(result: TrialResult, base: str, own_code: bool, gguf: str | None) -> str:
     model, prune, heal = (result.config.get(section, {}) for section in ("model", "prune", "heal"))
+    quantizer = QUANTIZERS[result.config.get("quantize", {}).get("method", "none")]
     lines = [f"# {base}: {label(result.to_row())}", "", _summary(result, base, prune, heal), ""]
     if note := note_on(base):
         lines += [note, ""]
@@ -207,8 +209,10 @@ def _text(result: TrialResult, base: str, own_code: bool, gguf: str | None) -> s
     lines += ["## Load", "", f"```python\n{load}```", ""]
     if own_code:
         lines += [OWN_CODE, ""]
+    if quantizer.packages:
+        lines += [f"Its weights are in {quantizer.format}'s format: `{quantizer.packages[0][1]}`.", ""]
     lines += ["## Made by", ""]
-    lines += [f"- {section}: {_fields(result.config.get(section, {}))}" for section in ("prune", "heal")]
+    lines += [f"- {section}: {_fields(result.config.get(section, {}))}" for section in CHANGING]
     lines += [f"- calibration: {_fields(result.config.get('calibration', {}))}"]
     lines += [f"- greenprune trial `{result.trial_id}`, begun {result.started or 'at an unknown time'}", ""]
     lines += ["## Measured", "", _energy_note(result), "", "| metric | value | unit |", "|---|---|---|"]

@@ -22,10 +22,12 @@ def label(row: Mapping[str, Any] | Series) -> str:
 
 
 def _done(section: Mapping[str, Any]) -> str | None:
-    """The method of a section, None where it does nothing; LoRA on a 4-bit base by its own name."""
+    """The method of a section, None where it does nothing; LoRA on a 4-bit base and a GGUF by names of their own."""
     method = section.get("method", "none")
     if method == "lora" and section.get("quantize") == "nf4":
         return "qlora"
+    if method == "gguf" and "type" in section:
+        return str(section["type"])
     return None if method == "none" else str(method)
 
 

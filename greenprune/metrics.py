@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from greenprune.columns import COLUMNS, CONTAMINATED, Column, pattern_of
-from greenprune.config import ENGINES, FIRST_ENGINE, STAGES, EnergyConfig
+from greenprune.config import ENGINES, FIRST_ENGINE, STAGES, EnergyConfig, TrialConfig
 from greenprune.energy.costs import break_even_requests
 from greenprune.energy.machine import machine_class_of
 from greenprune.energy.units import JOULES_PER_WH
@@ -21,23 +21,27 @@ def metrics_of(
     accuracy: Artifact,
     energy: Artifact | None,
     dense_energy: Artifact | None,
-    config: EnergyConfig | None = None,
+    config: TrialConfig,
 ) -> dict[str, Any]:
     """All numbers of a trial by their columns; what wasn't measured is absent.
 
-    done: every artifact of the trial; dense_energy: the dense model's, measured on the same machine; config: of the
-    workload, in whose country's electricity the tasks' joules are told as CO2e too.
+    done: every artifact of the trial; dense_energy: the dense model's, measured on the same machine; config: the
+    trial's, in whose country's electricity the tasks' joules are told as CO2e too.
     """
     made = {artifact.stage: artifact for artifact in done if STAGES[artifact.stage].role != "benchmark"}
     scores, workload = _read(store, accuracy, "accuracy.json"), _read(store, energy, "energy.json")
     metrics: dict[str, Any] = {name: scores[name] for name in ("parameters", "checkpoint_bytes", "layers")}
+    metrics["bits_per_weight"] = 8 * scores["checkpoint_bytes"] / scores["parameters"]
     metrics |= _of_pruning(_read(store, made.get("prune"), "report.json"), scores["parameters"])
     metrics |= _of_healing(_read(store, made.get("heal"), "history.json"))
+    metrics["quantization"] = config.quantize.stored_as
+    metrics |= _of_work(scores.get("work"), config.benchmark.energy)
     metrics |= _of_tasks(scores, with_energy=not workload or machine_class_of(scores) == machine_class_of(workload))
-    metrics |= _emissions_of_tasks(metrics, scores["tasks"], config.country if config else None)
-    if config and workload and "energy_engine" not in workload:  # an artifact of before 2026-11-28
+    asked = config.benchmark.energy
+    metrics |= _emissions_of_tasks(metrics, scores["tasks"], asked.country if asked else None)
+    if asked and workload and "energy_engine" not in workload:  # an artifact of before 2026-11-28
         engine = f"{FIRST_ENGINE} {ENGINES[FIRST_ENGINE].version()}"
-        metrics |= {"energy_engine": engine, "energy_concurrency": config.batch_size}
+        metrics |= {"energy_engine": engine, "energy_concurrency": asked.batch_size}
     metrics |= _of_workload(workload, _read(store, dense_energy, "energy.json"))
     metrics["machine_class"] = machine_class_of(workload)
     metrics |= _of_making(list(made.values()), metrics)
@@ -126,6 +130,27 @@ def _of_healing(history: Mapping[str, Any]) -> dict[str, Any]:
     first, last = history["validation"][0], history["validation"][-1]
     divergences = {"heal_kl_start": first.get("kl"), "heal_kl_end": last.get("kl")}
     return {f"heal_{name}": history[name] for name in ("train_loss", "loss_start", "loss_end", "tokens")} | divergences
+
+
+def _of_work(work: Mapping[str, Any] | None, config: EnergyConfig | None) -> dict[str, float]:
+    """Multiply-accumulates a token of the workload, as papers on pruning count them: those of linear layers, the head's
+    at every position, and of queries with keys and of attention with values, where a prompt's tokens look at all of it.
+
+    Checked against LLM-Pruner's table (Ma et al. 2023, arXiv:2305.11627). Artifacts of before 2026-11-28 say nothing of
+    the work.
+    """
+    if not work or not config:
+        return {}
+    requests, a_position = config.lengths, 2 * sum(work["attention_widths"])
+    prompts, replies = sum(each.prompt for each in requests), sum(each.decode for each in requests)
+    prefill = sum(each.prompt * each.prompt for each in requests) * a_position + prompts * work["linear_macs"]
+    looked_at = sum(each.decode * (each.prompt + (1 + each.decode) / 2) for each in requests)
+    decode = looked_at * a_position + replies * work["linear_macs"]
+    return {
+        "macs_per_token": (prefill + decode) / (prompts + replies),
+        "prefill_macs_per_token": prefill / prompts,
+        "decode_macs_per_token": decode / replies,
+    }
 
 
 def _of_tasks(scores: Mapping[str, Any], with_energy: bool) -> dict[str, Any]:

@@ -104,6 +104,8 @@ def stages_with_facts(trial: TrialConfig) -> Iterator[tuple[str, Any, dict[str, 
     facts: dict[str, dict[str, Any]] = {"collect": {"want": want}}
     if trial.prune.needs_tokens():
         facts["prune"] = {"calibration": trial.calibration.identity()}
+    if trial.quantize.needs_tokens():
+        facts["quantize"] = {"calibration": trial.calibration.identity()}
     for name, stage in STAGES.items():
         section = trial.heal.teaching() if name == "teach" else attrgetter(stage.key)(trial)
         if section is None or getattr(section, "method", None) == "none" or (name == "collect" and not want):

@@ -17,12 +17,13 @@ from typing import Any
 
 from greenprune import assets
 from greenprune.bos import with_bos
-from greenprune.config import STAGES, TrialConfig, absolute, refuse_missing_engine
+from greenprune.config import STAGES, QuantizeConfig, TrialConfig, absolute, refuse_missing_engine
 from greenprune.config.lengths import request_lengths
 from greenprune.decided import decided
 from greenprune.errors import DamagedArtifact
 from greenprune.experiment import Experiment
 from greenprune.metrics import metrics_of
+from greenprune.quantize.toolchain import check_installed
 from greenprune.results import TrialResult, write_result
 from greenprune.stages import Execute, Request, Source, Stages, perform_all
 from greenprune.storage import Storage, write_atomically
@@ -76,7 +77,7 @@ def _walk(config: TrialConfig, stages: Stages, number: int) -> TrialResult:
         number=number,
         status="ok",
         config=config.model_dump(mode="json"),
-        metrics=metrics_of(stages.store, stages.done, accuracy, energy, dense_energy, config.benchmark.energy),
+        metrics=metrics_of(stages.store, stages.done, accuracy, energy, dense_energy, config),
         stages=[asdict(artifact) for artifact in stages.done],
         started=started,
         seconds=time.perf_counter() - began,
@@ -84,8 +85,9 @@ def _walk(config: TrialConfig, stages: Stages, number: int) -> TrialResult:
 
 
 def check_benchmark(config: TrialConfig) -> None:
-    """Raises ConfigError for tasks or a country that their libraries don't know, for an engine that isn't installed
-    here and for a file of request lengths that isn't one, before any stage runs."""
+    """Raises ConfigError for tasks or a country that their libraries don't know, for an engine or a quantizer that
+    isn't installed here and for a file of request lengths that isn't one, before any stage runs."""
+    check_installed(config.quantize.method)
     benchmark = config.benchmark
     if benchmark.energy:
         refuse_missing_engine(benchmark.energy.engine)
@@ -134,9 +136,15 @@ def _heal(
         if stage.role == "model" and name != "prune" and (section := getattr(config, stage.key)).method != "none":
             parents = {"checkpoint": model, "teacher": teacher}
             inputs = {parent: parents[parent] for parent in stage.needs}
+            facts = {"calibration": config.calibration.identity()} if wants_text(section) else {}
             options = _loading(config) | (_scratch(stages) if getattr(section, "num_workers", 1) > 1 else {})
-            model = stages.run(Request(name, section, inputs, options=options))
+            model = stages.run(Request(name, section, inputs, facts, options))
     return model
+
+
+def wants_text(section: Any) -> bool:
+    """Whether a stage with this section looks at the trial's calibration text."""
+    return isinstance(section, QuantizeConfig) and section.needs_tokens()
 
 
 def _accuracy(stages: Stages, config: TrialConfig, model: Source | Artifact) -> Artifact:

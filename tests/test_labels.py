@@ -58,4 +58,4 @@ def test_a_new_stage_shows_its_method_after_the_others(monkeypatch: pytest.Monke
     twins = [trial(i, 0.7, 1.0, ANGULAR) for i in range(2)]
     for result, kind in zip(twins, ("q4_k_m", "q8_0"), strict=True):
         result.config["quantize"] = {"method": "gguf", "type": kind}
-    assert labels(to_frame(twins)) == ["angular 4 + gguf, type q4_k_m", "angular 4 + gguf, type q8_0"]
+    assert labels(to_frame(twins)) == ["angular 4 + q4_k_m", "angular 4 + q8_0"]

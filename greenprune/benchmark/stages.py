@@ -11,11 +11,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenprune.columns import CONTAMINATED
-from greenprune.config import ENGINES, BenchmarkConfig, EnergyConfig, ModelConfig, refuse_missing_engine
+from greenprune.config import (
+    ENGINES,
+    FIRST_ENGINE,
+    BenchmarkConfig,
+    EnergyConfig,
+    ModelConfig,
+    refuse_missing_engine,
+)
+from greenprune.errors import ModelError
 from greenprune.storage import write_atomically
 
 if TYPE_CHECKING:
@@ -25,7 +34,7 @@ if TYPE_CHECKING:
     from greenprune.energy.exclusive import Exclusive
     from greenprune.energy.reading import Sharing
 
-WEIGHTS = (".safetensors", ".bin")
+WEIGHTS, GGUF = (".safetensors", ".bin"), ".gguf"
 
 
 def accuracy_stage(
@@ -34,9 +43,10 @@ def accuracy_stage(
     """Write out/accuracy.json, out/answers/ and out/emissions.csv for the model in `checkpoint`.
 
     accuracy.json: accuracy, tasks and data (see accuracy.AccuracyResult), perplexity {"<text>_ppl@<length>": …}
-    (Infinity where it isn't finite), parameters (tied ones once), checkpoint_bytes, layers, energy_wh_tasks,
-    energy_kind, energy_note, machine, machine_class, machine_facts, hostname, readings. Metering can't fail this stage:
-    where it isn't possible joules are None. Raises ModelError where a task's logits aren't finite.
+    (Infinity where it isn't finite), parameters (tied ones once, in however many bits), checkpoint_bytes, layers, work
+    (models.sizes.work_of; None for an architecture without an entry), energy_wh_tasks, energy_kind, energy_note,
+    machine, machine_class, machine_facts, hostname, readings. Metering can't fail this stage: where it isn't possible
+    joules are None. Raises ModelError where a task's logits aren't finite.
     """
     from greenprune.benchmark.accuracy import measure_accuracy
     from greenprune.benchmark.answers import write_answers
@@ -45,7 +55,7 @@ def accuracy_stage(
     from greenprune.engines import load_engine
     from greenprune.models import load_tokenizer
 
-    engine = load_engine(checkpoint, dtype, trust_remote_code)
+    engine = load_engine(checkpoint, dtype, trust_remote_code, "llama_cpp" if is_gguf(checkpoint) else FIRST_ENGINE)
     tokenizer = load_tokenizer(checkpoint)
     measured = measure_accuracy(engine, tokenizer, config, meter_if_possible(engine.device))
     for task, rows in measured.answers.items():
@@ -53,9 +63,9 @@ def accuracy_stage(
     result = {
         **measured.to_json(),
         "perplexity": measure_perplexities(engine, tokenizer, config),
-        "parameters": engine.parameters,
         "checkpoint_bytes": bytes_of_weights(checkpoint),
         "layers": engine.layers,
+        **_from_shapes(checkpoint, trust_remote_code),
         "energy_wh_tasks": _watt_hours(measured.readings),
         "energy_kind": worst_grade(measured.readings),
         "energy_note": notes_of(measured.readings),
@@ -145,7 +155,24 @@ def sharing(exclusive: Exclusive, device: str) -> Sharing:
 
 def bytes_of_weights(checkpoint: Path) -> int:
     """Of the checkpoint's weight files."""
-    return sum(path.stat().st_size for path in checkpoint.iterdir() if path.suffix in WEIGHTS)
+    weights = (GGUF,) if is_gguf(checkpoint) else WEIGHTS
+    return sum(path.stat().st_size for path in checkpoint.iterdir() if path.suffix in weights)
+
+
+def is_gguf(checkpoint: Path) -> bool:
+    """Whether a folder's weights are a file for llama.cpp, and nothing else."""
+    found = {path.suffix for path in checkpoint.iterdir()}
+    return GGUF in found and not found & {*WEIGHTS}
+
+
+def _from_shapes(checkpoint: Path, trust_remote_code: bool) -> dict[str, Any]:
+    """What holds in however many bits the weights are stored."""
+    from greenprune.models.sizes import on_meta, work_of
+
+    model, work = on_meta(checkpoint, "auto", trust_remote_code), None
+    with suppress(ModelError):
+        work = work_of(model)
+    return {"parameters": sum(parameter.numel() for parameter in model.parameters()), "work": work}
 
 
 def _watt_hours(readings: Sequence[Reading]) -> float | None:

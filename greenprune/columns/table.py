@@ -17,6 +17,7 @@ _ratio = functools.partial(
     _served, unit="ratio", better="min", kind="energy_kind", scope="energy_scope", shown="{:.3f}"
 )
 _workload = functools.partial(Column, needs="benchmark.energy", at_each=True)
+_work = functools.partial(Column, needs="benchmark.energy")
 _machine = functools.partial(Column, needs="benchmark.energy", text=True)
 _gpu = functools.partial(Column, needs="benchmark.energy", machine="machine", at_each=True)
 
@@ -50,6 +51,18 @@ COLUMNS: dict[str, Column] = {
         "size of the checkpoint's weight files", "bytes", phrase="checkpoint size", better="min",
         title="checkpoint MiB", shown="{:,.0f}", scale=2**20,
     ),
+    "quantization": _label("how the weights are stored: `none` as the model's dtype, a method, or a type of GGUF"),
+    "bits_per_weight": Column(
+        "bits of the checkpoint's weight files / parameters", "bits", title="bits/weight", better="min", shown="{:.2f}"
+    ),
+    "macs_per_token": _work(
+        "multiply-accumulates of the workload / (prompt + decoded tokens): linear layers and attention", "count",
+        title="MACs/token", phrase="multiply-accumulates per token", better="min", shown="{:,.0f}",
+    ),
+    "prefill_macs_per_token": _work(
+        "the same of prefill alone, each token looking at the whole prompt", "count", better="min", shown="{:,.0f}"
+    ),
+    "decode_macs_per_token": _work("the same of decode alone", "count", better="min", shown="{:,.0f}"),
     # --------------------------------------------------------------------------------------------- accuracy
     "accuracy": _task(
         "mean over tasks of each task's primary metric", phrase="accuracy, mean over tasks", better="max",

@@ -7,9 +7,9 @@ sampled point of a sweep: both are the same dotted paths).
 A section whose variants are told apart by `method` keeps, when an override changes the method, only those
 fields of the file that the new method has; so a sweep may vary the method of a fully written base trial.
 
-model.py, pruning.py, heal.py, benchmark.py and sweep.py hold the sections; methods.py, heal.py and stages.py the
-tables; trial.py one trial as a whole; texts.py what names a model or a text, local_paths.py as absolute paths;
-dependencies.py what they only name: content of texts, versions of libraries;
+model.py, pruning.py, heal.py, benchmark.py and sweep.py hold the sections; methods.py, heal.py, quantize.py
+and stages.py the tables; trial.py one trial as a whole; texts.py what names a model or a text, local_paths.py as
+absolute paths; dependencies.py what they only name: content of texts, versions of libraries;
 overrides.py the dotted keys; refusals.py the wording of errors.
 """
 
@@ -63,6 +63,18 @@ from greenprune.config.pruning import (
     PruneConfig,
     Shape,
     SkippingPruning,
+)
+from greenprune.config.quantize import (
+    QUANTIZE_VARIANTS,
+    QUANTIZERS,
+    GgufQuantizing,
+    Int8Quantizing,
+    Nf4Quantizing,
+    NoQuantizing,
+    QuantizeConfig,
+    Quantizer,
+    W4a16Quantizing,
+    W8a8Quantizing,
 )
 from greenprune.config.section import Section
 from greenprune.config.stages import (
@@ -118,6 +130,8 @@ __all__ = [
     "METHODS",
     "MODEL",
     "PRUNE_VARIANTS",
+    "QUANTIZERS",
+    "QUANTIZE_VARIANTS",
     "STAGES",
     "TEXTS_AT",
     "TEXT_SUFFIXES",
@@ -131,17 +145,23 @@ __all__ = [
     "EngineName",
     "FlapPruning",
     "FullHealing",
+    "GgufQuantizing",
     "HealConfig",
     "Healer",
+    "Int8Quantizing",
     "LlmPrunerPruning",
     "LoraHealing",
     "MaskPruning",
     "Method",
     "MinitronWidthPruning",
     "ModelConfig",
+    "Nf4Quantizing",
     "NoHealing",
     "NoPruning",
+    "NoQuantizing",
     "PruneConfig",
+    "QuantizeConfig",
+    "Quantizer",
     "RatioPruning",
     "ResourcesConfig",
     "Section",
@@ -157,6 +177,8 @@ __all__ = [
     "TextHealing",
     "TrialConfig",
     "TwoStagePruning",
+    "W4a16Quantizing",
+    "W8a8Quantizing",
     "WandaSpPruning",
     "WidthPruning",
     "absolute",

@@ -15,6 +15,7 @@ from greenprune.config.benchmark import BenchmarkConfig
 from greenprune.config.heal import HEAL_VARIANTS, NoHealing
 from greenprune.config.methods import PRUNE_VARIANTS
 from greenprune.config.model import CalibrationConfig
+from greenprune.config.quantize import QUANTIZE_VARIANTS, NoQuantizing
 from greenprune.config.section import Section, chosen_by_method
 
 Role = Literal["statistics", "model", "benchmark"]
@@ -104,6 +105,16 @@ STAGES: dict[str, Stage] = {
         begins="greenprune.heal.beginnings:begin_with_shorter",
         libraries=("torch", "transformers", "peft", "bitsandbytes"),
         memory="greenprune.memory.prediction:of_heal",
+    ),
+    "quantize": Stage(
+        "greenprune.quantize:quantize_stage",
+        1,
+        "quantize",
+        "model",
+        default=NoQuantizing(),
+        variants=QUANTIZE_VARIANTS,
+        libraries=("torch", "transformers", "bitsandbytes"),
+        memory="greenprune.memory.prediction:of_quantize",
     ),
     "accuracy": Stage(
         "greenprune.benchmark:accuracy_stage",

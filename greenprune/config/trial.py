@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import create_model, model_validator
 
 from greenprune.config.benchmark import BenchmarkConfig
+from greenprune.config.engines import ENGINES
 from greenprune.config.heal import HealConfig, NoHealing
 from greenprune.config.model import CalibrationConfig, ModelConfig
 from greenprune.config.pruning import PruneConfig
+from greenprune.config.quantize import QUANTIZERS, NoQuantizing, QuantizeConfig
 from greenprune.config.section import Section
 from greenprune.config.stages import STAGES
 from greenprune.config.texts import is_whole_text, split_revision, split_text
@@ -36,11 +38,14 @@ def _rounded(prune: Any) -> Any:
 class TrialSections(Section):
     """What every trial has; `TrialConfig` adds a field for each stage of STAGES."""
 
+    LATER: ClassVar[Mapping[str, Any]] = {"quantize": {"method": "none"}}
+
     model: ModelConfig
     if TYPE_CHECKING:
         calibration: CalibrationConfig = CalibrationConfig()
         prune: PruneConfig
         heal: HealConfig = NoHealing()
+        quantize: QuantizeConfig = NoQuantizing()
         benchmark: BenchmarkConfig = BenchmarkConfig()
 
     @model_validator(mode="before")
@@ -64,6 +69,24 @@ class TrialSections(Section):
                     f"benchmark.perplexity must use text that calibration and healing don't see, got {source}; "
                     "measure on another text, or calibrate and heal on another"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_loads_it(self) -> TrialSections:
+        """What the stage before the benchmarks writes, the energy workload's engine must be able to run."""
+        if (energy := self.benchmark.energy) is None:
+            return self
+        written, method = QUANTIZERS[self.quantize.method].format, self.quantize.method
+        able = [name for name, kind in ENGINES.items() if written in kind.loads]
+        if energy.engine not in able:
+            raise ValueError(
+                f"benchmark.energy.engine must load what quantize.method {method} writes, got {energy.engine}; use "
+                f"{' or '.join(able)}"
+            )
+        if (energy.engine, method, self.model.dtype) == ("vllm", "w4a16", "float32"):
+            raise ValueError(
+                "model.dtype must be bfloat16 or float16 where vllm runs quantize.method w4a16, got float32; set either"
+            )
         return self
 
     def trial_id(self) -> str:

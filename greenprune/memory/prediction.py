@@ -25,6 +25,7 @@ from greenprune.config import (
     LoraHealing,
     MaskPruning,
     PruneConfig,
+    QuantizeConfig,
     SequencePruning,
     ShearedPruning,
     TextHealing,
@@ -219,6 +220,18 @@ def of_heal(sizes: ModelSizes, config: HealConfig, facts: Mapping[str, Any], dev
         live = min(LIVE_PARAMETERS, sizes.parameters) * FLOAT32
     share = weights // config.num_workers
     return Memory(share + live, activations, gradients=3 * share)
+
+
+def of_quantize(sizes: ModelSizes, config: QuantizeConfig, facts: Mapping[str, Any], devices: Devices) -> Memory:
+    """The model and its quantised form; with calibration a layer's states of all samples and its Hessians, in
+    llm-compressor's process."""
+    weights = 2 * sizes.weight_bytes
+    if not config.needs_tokens():
+        return Memory(weights)
+    text = CalibrationConfig(**{**CalibrationConfig.LATER, **facts.get("calibration", {})})
+    states = 2 * text.num_samples * text.seq_len * sizes.hidden * sizes.itemsize
+    hessians = FLOAT32 * (3 * max(sizes.channels, sizes.attention) ** 2 + 6 * sizes.hidden**2)
+    return Memory(weights, layer_activations(sizes, text.seq_len) + states, hessians)
 
 
 def of_accuracy(sizes: ModelSizes, config: BenchmarkConfig, facts: Mapping[str, Any], devices: Devices) -> Memory:

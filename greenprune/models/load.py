@@ -49,11 +49,13 @@ def load_checkpoint(
 
     Of pickled weights (.bin) only tensors are read. Raises AssetError where a file holds anything else.
     """
+    device = device or default_device()
+    options: dict[str, Any] = {"device_map": {"": device}} if is_quantised(folder) else {}  # such models don't move
     with only_tensors(folder):
         model = model_class(folder).from_pretrained(
-            folder, dtype=DTYPES.get(dtype, "auto"), trust_remote_code=trust_remote_code, weights_only=True
+            folder, dtype=DTYPES.get(dtype, "auto"), trust_remote_code=trust_remote_code, weights_only=True, **options
         )
-    return model.to(device or default_device()).eval()
+    return (model if options else model.to(device)).eval()
 
 
 def load_split(folder: Path, dtype: str = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
@@ -119,6 +121,11 @@ def model_class(folder: Path) -> Any:
     if entry and config.get("architectures") == [PREFIX + entry.stock.__name__]:
         return pruned_class(entry.stock)
     return AutoModelForCausalLM
+
+
+def is_quantised(folder: Path) -> bool:
+    """Whether the weights in `folder` are stored in fewer bits, in a format that Transformers loads by itself."""
+    return "quantization_config" in json.loads((folder / "config.json").read_text())
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from greenprune.models.decoder import Decoder
@@ -73,3 +75,16 @@ def measured_sizes(model: PreTrainedModel) -> ModelSizes:
         vocabulary=model.config.get_text_config().vocab_size,
         itemsize=model.dtype.itemsize,
     )
+
+
+def work_of(model: PreTrainedModel) -> dict[str, Any]:
+    """What a token's multiply-accumulates follow from, of a model on any device.
+
+    linear_macs: those of all linear layers with the head, one a weight. attention_widths: heads × size of a head, by
+    layer; a query does twice as many with each position that it looks at. Raises ModelError as `sizes_of`.
+    """
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return {
+        "linear_macs": sum(linear.in_features * linear.out_features for linear in linears),
+        "attention_widths": [view.out.in_features for view in Decoder(model).views()],
+    }

@@ -29,6 +29,7 @@ from greenprune.config.dependencies import contents, minor_versions
 from greenprune.decided import decided
 from greenprune.errors import SweepError
 from greenprune.experiment import Experiment, parse_experiment
+from greenprune.quantize.toolchain import check_installed
 from greenprune.results import TrialResult
 from greenprune.sweep.run_folder import REMEDY, RunFolder
 from greenprune.trial import check_benchmark
@@ -54,6 +55,9 @@ def settled(
     varied = fixed.sweep.space.get("benchmark.energy.engine") if fixed.sweep else None
     for name in varied.ends() if varied else ():
         refuse_missing_engine(name)
+    varied = fixed.sweep.space.get("quantize.method") if fixed.sweep else None
+    for method in varied.ends() if varied else ():
+        check_installed(method)
     record = provenance(experiment, fixed)
     if not fresh:
         run.check_configuration(fixed, list(known))

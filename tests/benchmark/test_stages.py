@@ -20,7 +20,7 @@ READING = {
 PROVENANCE = {"machine", "machine_class", "machine_facts", "hostname", "readings"}
 ACCURACY = PROVENANCE | {
     "data", "accuracy", "tasks", "perplexity", "parameters", "checkpoint_bytes", "layers", "energy_wh_tasks",
-    "energy_kind", "energy_note",
+    "energy_kind", "energy_note", "work",
 }  # fmt: skip
 TASK = {"metric", "value", "stderr", "floor", "unparsed", "documents", "metrics", "seconds", "joules"}
 CHOSEN = {"doc_id", "document", "target", "prediction", "score", "parsed", "log_likelihoods"}

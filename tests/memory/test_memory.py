@@ -85,6 +85,7 @@ def test_what_more_work_needs_is_more(sizes_of_70b):
 
 def test_every_stage_records_both(tiny_experiment, tmp_path):
     tiny_experiment["heal"]["loss"] = "kd"
+    tiny_experiment["quantize"] = {"method": "int8"}
     result = run_trial(parse_experiment(tiny_experiment).trial(), tmp_path / "runs")
     for stage in STAGES:
         assert result.metrics[f"{stage}_peak_memory_bytes"] > 100 << 20

@@ -15,7 +15,9 @@ PACKAGE = Path(greenprune.__file__).parent
 DOORS = {
     "ray": {"cluster", "sweep"},
     "peft": {"heal"},
-    "bitsandbytes": {"heal"},
+    "bitsandbytes": {"heal", "quantize"},
+    "llmcompressor": {"quantize"},
+    "compressed_tensors": {"quantize"},
     "lm_eval": {"benchmark"},
     "rouge_score": {"benchmark"},
     "deepspeed": {"models"},
