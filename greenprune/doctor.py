@@ -8,6 +8,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 
+from greenprune.config import ENGINES
 from greenprune.energy.sensors import SENSORS
 from greenprune.storage import cache_dir
 
@@ -21,7 +22,7 @@ class Check:
 
 def examine() -> list[Check]:
     """One row a part, cheap to make: no model is loaded and Ray isn't started."""
-    return [_python(), _memory(), *_sensors(), _cache(), *_packages(), _compiler()]
+    return [_python(), _memory(), *_sensors(), _cache(), *_packages(), *_engines(), _compiler()]
 
 
 def _python() -> Check:
@@ -72,6 +73,17 @@ def _packages() -> list[Check]:
         if importlib.util.find_spec(name)
         else Check(name, f"missing: no {use}", remedy)
         for name, (use, remedy) in parts.items()
+    ]
+
+
+def _engines() -> list[Check]:
+    """What may serve the energy workload beside Transformers."""
+    return [
+        Check(name, f"installed, {kind.version()} (benchmark.energy.engine)")
+        if kind.installed()
+        else Check(name, f"missing: no benchmark.energy.engine {name}", f"scripts/engines {kind.extra}")
+        for name, kind in ENGINES.items()
+        if kind.extra
     ]
 
 

@@ -24,6 +24,7 @@ from greenprune.config import (
 )
 from greenprune.config.overrides import apply_overrides, flat, known_keys, parse_yaml, split_override
 from greenprune.config.refusals import validated
+from greenprune.config.serving import cannot_serve
 from greenprune.errors import ConfigError, nearest
 
 MAX_CHECKED_POINTS = 5000
@@ -195,3 +196,5 @@ def _check_shape(trial: TrialConfig) -> None:
     trial.quantize.check(trial.prune, widths)
     heads = facts.get("num_attention_heads")
     trial.prune.check(Shape(facts.get("num_hidden_layers"), heads, facts.get("num_key_value_heads", heads)))
+    if trial.benchmark.energy and (reason := cannot_serve(trial.benchmark.energy.engine, trial, facts)):
+        raise ConfigError(f"benchmark.energy.engine: {reason}")

@@ -1,4 +1,4 @@
-"""A trial's checkpoint as a folder that plain Transformers loads, with a model card that says what it is.
+"""A trial's checkpoint as a folder that plain Transformers loads, or llama.cpp, with a model card that says what it is.
 
 The folder is written beside its place and renamed when it is complete, so there is never half an export.
 Only files of the model and the tokenizer go in: nothing of the store, no optimizer state.
@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from greenprune.assets import materialize, note_on
 from greenprune.columns import column, parts_of, pattern_of
@@ -45,12 +45,20 @@ PRUNED_CODE = "modeling_pruned.py"  # beside layers that differ in width
 INSTEAD = (("pytorch_model*.bin", "pytorch_model.bin.index.json"), ("*.gguf",))
 
 
-def export(run: str | Path, trial: str | int, out: str | Path) -> Path:
+ExportFormat = Literal["transformers", "gguf"]
+
+
+def export(
+    run: str | Path, trial: str | int, out: str | Path, format: ExportFormat = "transformers", type: str | None = None
+) -> Path:
     """Copy a finished trial's checkpoint to the new folder `out`, with a README.md, and give that folder.
 
-    trial: as `find_trial` takes it. Raises ConfigError for an unknown, ambiguous or failed trial, an `out` that holds
-    something, and a checkpoint that is gone from the store.
+    trial: as `find_trial` takes it. format "gguf": one file of a type of greenprune/engines/gguf_file.py (default: f16)
+    in place of the checkpoint's. Raises ConfigError for an unknown, ambiguous or failed trial, an `out` that holds
+    something, and a checkpoint that is gone from the store; ModelError for what GGUF can't hold.
     """
+    if type is not None and format != "gguf":
+        raise ConfigError(f"a type is GGUF's, got type {type} with format {format}; add --format gguf, or leave it out")
     out = Path(out).expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"the export's folder must be new or empty, got {out}; choose another")
@@ -62,14 +70,22 @@ def export(run: str | Path, trial: str | int, out: str | Path) -> Path:
             f"an exported trial must have finished, got {result.trial_id}, which failed: {result.error}; "
             "choose another, or mend the reason and resume the sweep"
         )
-    files = _model_files(_checkpoint(Store(storage), result, str(run)))
+    checkpoint = _checkpoint(Store(storage), result, str(run))
+    files = _model_files(checkpoint)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
     try:
         partial.mkdir()
-        for file in files:
-            shutil.copyfile(file, partial / file.name)
-        card = model_card(result, own_code=any(file.name == PRUNED_CODE for file in files))
+        if format == "gguf":
+            from greenprune.engines.gguf_file import write_gguf
+
+            gguf = f"model-{type or 'f16'}.gguf"
+            write_gguf(checkpoint, partial / gguf, type or "f16")
+            card = model_card(result, gguf=gguf)
+        else:
+            for file in files:
+                shutil.copyfile(file, partial / file.name)
+            card = model_card(result, own_code=any(file.name == PRUNED_CODE for file in files))
         (partial / "README.md").write_text(card, encoding="utf-8")
         partial.rename(out)
     finally:
@@ -116,10 +132,11 @@ def _fits(path: Path, patterns: Sequence[str]) -> bool:
 # ------------------------------------------------------------------------------------------- the model card
 
 
-def model_card(result: TrialResult, own_code: bool = False) -> str:
+def model_card(result: TrialResult, own_code: bool = False, gguf: str | None = None) -> str:
     """README.md of an export: front matter for the hub, and in words how the model came about.
 
-    own_code: the checkpoint brings our modelling file, because its layers differ in width.
+    own_code: the checkpoint brings our modelling file, because its layers differ in width. gguf: the name of the file
+    that is exported in a checkpoint's place.
     """
     from huggingface_hub import ModelCardData
 
@@ -128,13 +145,13 @@ def model_card(result: TrialResult, own_code: bool = False) -> str:
     data = ModelCardData(
         model_name=f"{base.rsplit('/', 1)[-1]} {label(result.to_row())}",
         base_model=base if hub else None,
-        library_name="transformers",
+        library_name="gguf" if gguf else "transformers",
         pipeline_tag="text-generation",
         tags=["greenprune", "pruned", str(result.config.get("prune", {}).get("method", "none"))],
         eval_results=_eval_results(result) or None,
         co2_eq_emissions=_healing_emissions(result),
     )
-    return f"---\n{data.to_yaml()}\n---\n\n{_text(result, base, own_code)}"
+    return f"---\n{data.to_yaml()}\n---\n\n{_text(result, base, own_code, gguf)}"
 
 
 def _eval_results(result: TrialResult) -> list[Any]:
@@ -180,7 +197,7 @@ def _healing_emissions(result: TrialResult) -> dict[str, Any] | None:
     return {key: value for key, value in fields.items() if value is not None}
 
 
-def _text(result: TrialResult, base: str, own_code: bool) -> str:
+def _text(result: TrialResult, base: str, own_code: bool, gguf: str | None) -> str:
     model, prune, heal = (result.config.get(section, {}) for section in ("model", "prune", "heal"))
     quantizer = QUANTIZERS[result.config.get("quantize", {}).get("method", "none")]
     lines = [f"# {base}: {label(result.to_row())}", "", _summary(result, base, prune, heal), ""]
@@ -188,6 +205,7 @@ def _text(result: TrialResult, base: str, own_code: bool) -> str:
         lines += [note, ""]
     trusted = own_code or model.get("trust_remote_code")
     load = LOAD.replace("(folder", "(folder, trust_remote_code=True") if trusted else LOAD
+    load = LOAD_GGUF.format(gguf) if gguf else load
     lines += ["## Load", "", f"```python\n{load}```", ""]
     if own_code:
         lines += [OWN_CODE, ""]
@@ -206,6 +224,11 @@ def _text(result: TrialResult, base: str, own_code: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+LOAD_GGUF = """\
+from llama_cpp import Llama  # pip install llama-cpp-python; or: llama-server -m {0}
+
+model = Llama("{0}")
+"""
 LOAD = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

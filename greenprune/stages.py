@@ -200,7 +200,9 @@ def _metered(request: Request, store: Store, out: Path) -> dict[str, Any]:
     resumed = STAGES[request.stage].resumes and any(out.iterdir())
     with metered_stage(request.stage, torch.device(default_device())) as cost:
         made = _done(request, store, out)
-    return made if resumed else {**made, **cost}  # a former attempt's part is lost with its process
+    if resumed or "begun_with" in made:  # a former attempt's part is lost with its process
+        return made
+    return {**made, **cost}
 
 
 def perform_all(requests: Sequence[Request], storage_uri: str) -> list[Artifact]:
@@ -210,9 +212,11 @@ def perform_all(requests: Sequence[Request], storage_uri: str) -> list[Artifact]
 
 def _done(request: Request, store: Store, out: Path) -> dict[str, Any]:
     """Do a stage's work on its inputs, which stay on this machine meanwhile; gives what it took of memory."""
+    begins = STAGES[request.stage].begins
+    begun = function_named(begins)(store, request.call(), out) if begins and not any(out.iterdir()) else {}
     with ExitStack() as used:
         inputs = {name: _locate(parent, store, used) for name, parent in request.inputs.items()}
-        return fitted(request, inputs, out)
+        return begun | fitted(request, inputs, out)
 
 
 def _locate(parent: Source | Artifact | None, store: Store, used: ExitStack) -> Path | None:

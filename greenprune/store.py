@@ -193,10 +193,13 @@ class Store:
 
     def _by_other_versions(self, call: StageCall) -> list[dict[str, Any]]:
         """The manifests of finished artifacts that differ from this call's in nothing but their libraries."""
+        return self.manifests(call, lambda key: key.partition("-")[0] == call.base)
+
+    def manifests(self, call: StageCall, wanted: Callable[[str], bool]) -> list[dict[str, Any]]:
+        """Of the finished artifacts of the call's stage whose keys are wanted."""
         folders = {Path(file).parent for file in self.storage.files(call.folder.parent) if file.endswith(MANIFEST)}
         keys = [folder.name for folder in folders if folder.parent == call.folder.parent and "." not in folder.name]
-        same = [Artifact(call.stage, key) for key in keys if key.partition("-")[0] == call.base]
-        return [known for artifact in same if (known := self._finished(artifact))]
+        return [known for key in keys if wanted(key) and (known := self._finished(Artifact(call.stage, key)))]
 
     def _set_aside(self, artifact: Artifact | StageCall, problem: str) -> None:
         """Give a damaged artifact another name, so that it is made again and can still be looked at."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from replayed_counters import FakeNvml, install_nvml, install_powercap, powercap
 
 from greenprune import doctor
+from greenprune.config import ENGINES
 from greenprune.doctor import examine
 from greenprune.energy.rapl import Zone
 
@@ -52,6 +55,14 @@ def test_each_gpu_says_how_it_is_metered(monkeypatch, answers, state, remedy):
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: True)
     assert state in rows()["gpu 0"].state
     assert remedy in rows()["gpu 0"].remedy
+
+
+def test_engines_are_there_or_have_their_script(monkeypatch):
+    missing = dataclasses.replace(ENGINES["vllm"], module="nothing_of_this_name")
+    monkeypatch.setitem(ENGINES, "vllm", missing)
+    monkeypatch.setitem(ENGINES, "llama_cpp", dataclasses.replace(ENGINES["llama_cpp"], module="json"))
+    assert (rows()["vllm"].remedy, rows()["llama_cpp"].remedy) == ("scripts/engines vllm", "")
+    assert rows()["llama_cpp"].state.startswith("installed")
 
 
 def test_without_a_sensor_joules_are_estimated(monkeypatch, tmp_path):

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from byte_tokenizer import byte_tokenizer
+from cutting import lively_model
 from huggingface_hub import ModelCard
 
 from greenprune.errors import ConfigError
@@ -172,6 +174,20 @@ def test_code_of_a_pruned_class_is_exported_and_the_card_says_so(runs: Path, tmp
     card = (out / "README.md").read_text()
     assert "AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)" in card
     assert "layers differ in width" in card
+
+
+def test_a_gguf_stands_in_place_of_the_checkpoint(runs: Path, tmp_path: Path):
+    folder = runs / "_stages" / "prune" / "bi-aab2-prune" / "checkpoint"
+    shutil.rmtree(folder)
+    lively_model("llama").save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    out = export(runs / "demo", "bi-aab2", tmp_path / "out", "gguf")
+    assert names(out) == ["README.md", "model-f16.gguf"]
+    card = ModelCard((out / "README.md").read_text())
+    assert 'model = Llama("model-f16.gguf")' in card.text
+    assert card.data.library_name == "gguf"
+    with pytest.raises(ConfigError, match="a type is GGUF's, got type f32 with format transformers; add --format gguf"):
+        export(runs / "demo", "bi-aab2", tmp_path / "other", type="f32")
 
 
 def test_card_claims_nothing_that_was_not_measured():

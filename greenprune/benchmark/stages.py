@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenprune.columns import CONTAMINATED
-from greenprune.config import ENGINES, FIRST_ENGINE, BenchmarkConfig, EnergyConfig, ModelConfig
+from greenprune.config import ENGINES, FIRST_ENGINE, BenchmarkConfig, EnergyConfig, ModelConfig, refuse_missing_engine
 from greenprune.errors import ModelError
 from greenprune.storage import write_atomically
 
@@ -93,6 +93,7 @@ def energy_stage(
     def make(folder: Path) -> Any:
         return load_engine(folder, dtype, trust_remote_code, config.engine)
 
+    refuse_missing_engine(config.engine)
     folder_of_dense = None if dense is None else materialize(dense)
     engine = make(checkpoint)
     meter = meter_for(

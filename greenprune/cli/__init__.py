@@ -226,11 +226,19 @@ def compare(
 
 
 @app.command()
-def export(run: RunFolder, trial: Annotated[str, typer.Argument(metavar="TRIAL", help=TRIAL)], out: Path) -> None:
+def export(
+    run: RunFolder,
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help=TRIAL)],
+    out: Path,
+    format: Annotated[
+        Literal["transformers", "gguf"], typer.Option(help="gguf: one file, for llama.cpp")
+    ] = "transformers",
+    type: Annotated[str | None, typer.Option(help="of gguf: f32, f16 (default), q8_0, q4_k_m")] = None,
+) -> None:
     """Copy a trial's checkpoint, tokenizer and model card to OUT."""
     from greenprune.export import export as export_trial
 
-    export_trial(run, trial, out)
+    export_trial(run, trial, out, format, type)
     console.print(str(out), highlight=False)
 
 

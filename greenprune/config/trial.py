@@ -19,6 +19,21 @@ from greenprune.config.section import Section
 from greenprune.config.stages import STAGES
 from greenprune.config.texts import is_whole_text, split_revision, split_text
 
+PACKED_BY_256 = ("q4_k_m",)  # types of GGUF
+
+
+def _part(data: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    part = data.get(section)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _rounded(prune: Any) -> Any:
+    """A prune section as it is written, `round_to: auto` as 256."""
+    if not isinstance(prune, Mapping):
+        return prune
+    steps = {"steps": [_rounded(step) for step in prune["steps"]]} if isinstance(prune.get("steps"), list) else {}
+    return {**prune, **steps, **({"round_to": 256} if prune.get("round_to") == "auto" else {})}
+
 
 class TrialSections(Section):
     """What every trial has; `TrialConfig` adds a field for each stage of STAGES."""
@@ -32,6 +47,14 @@ class TrialSections(Section):
         heal: HealConfig = NoHealing()
         quantize: QuantizeConfig = NoQuantizing()
         benchmark: BenchmarkConfig = BenchmarkConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _round_for_quantisation(cls, data: Any) -> Any:
+        """`round_to: auto` is what the trial's quantisation packs by; prune alone doesn't know it."""
+        if isinstance(data, Mapping) and _part(data, "quantize").get("type") in PACKED_BY_256:
+            return {**data, "prune": _rounded(data.get("prune"))}
+        return data
 
     @model_validator(mode="after")
     def _perplexity_on_unseen_text(self) -> TrialSections:

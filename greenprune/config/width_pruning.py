@@ -11,12 +11,23 @@ from greenprune.config.pruning import PruneConfig, Shape, SkippingPruning
 from greenprune.config.section import Int
 from greenprune.errors import ConfigError
 
+ROUNDED_FOR_KERNELS = 64  # of quantised weights: narrower blocks stay in 16 bits, or have no kernel at all
+
 
 class SharePruning(SkippingPruning):
     """A share of the prunable layers' parameters is removed; the layers stay."""
 
     ratio: float | None = Field(gt=0, lt=1, description="share of the prunable layers' parameters that is removed")
-    round_to: Int = Field(8, ge=1, description="MLP widths are multiples of it; tensor cores want 8, or 64")
+    round_to: Int = Field(
+        8,
+        ge=1,
+        description="MLP widths are multiples of it; tensor cores want 8, or 64. auto: 64, and 256 for GGUF's q4_k_m",
+    )
+
+    @field_validator("round_to", mode="before")
+    @classmethod
+    def _auto(cls, round_to: Any) -> Any:
+        return ROUNDED_FOR_KERNELS if round_to == "auto" else round_to
 
 
 class RatioPruning(SharePruning):

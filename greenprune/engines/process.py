@@ -30,6 +30,7 @@ class EngineProcess:
 
     def __init__(self, maker: str, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         self.maker = maker
+        self.words = ""  # its last, once it has ended
         self._words = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "greenprune.engines.worker", maker, json.dumps(dict(settings))],
@@ -66,10 +67,10 @@ class EngineProcess:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
         raise EngineDied(f"the engine's process must live while it is measured, got one that ended, {how}{self.words}")
 
-    words = ""
-
     def close(self) -> None:
-        """End it and whatever it started."""
+        """End it and whatever it started; once, since its number may be another's later."""
+        if self._words.closed:
+            return
         pipes = (self._process.stdin, self._process.stdout)
         with suppress(BrokenPipeError, OSError):
             if pipes[0] is not None:
@@ -81,11 +82,10 @@ class EngineProcess:
         self._process.wait()
         if pipes[1] is not None:
             pipes[1].close()
-        if not self._words.closed:
-            self._words.seek(0)
-            said = self._words.read().decode(errors="replace").strip()
-            self.words = f"; its last words: {said[-TOLD:]}" if said else ""
-            self._words.close()
+        self._words.seek(0)
+        said = self._words.read().decode(errors="replace").strip()
+        self.words = f"; its last words: {said[-TOLD:]}" if said else ""
+        self._words.close()
 
     def reset_peak_memory(self) -> None:
         """Peak memory counts from here on, where Linux lets us (proc(5), clear_refs 5)."""

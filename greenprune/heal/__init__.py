@@ -5,7 +5,8 @@ A healer is one file here, one entry of HEALERS in config/heal.py, and one row o
 lora.py trains adapters, merge.py merges them, targets.py names the projections that get one, quantised.py loads the
 4-bit base; full.py trains all weights. For any healer: blocks.py makes the data, teacher.py records what the dense
 model says on it, training.py trains, with the losses of distillation.py, progress.py watches the loss, history.py keeps
-it, resume.py finds what a former attempt left, sharded.py is for several workers, quiet.py hushes the libraries.
+it, resume.py finds what a former attempt left, beginnings.py what a shorter run did already, sharded.py is for several
+workers, quiet.py hushes the libraries.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def heal_stage(
     Raises AssetError (data out of reach or too short), ConfigError (unknown target module, a mask that several workers
     would fill), HealingDiverged.
     """
+    from greenprune.heal.beginnings import keep_stable
     from greenprune.heal.blocks import healing_blocks
     from greenprune.models import load_tokenizer
 
@@ -88,6 +90,7 @@ def heal_stage(
 
         blocks = {"train": train.numpy(), "validation": validation.numpy()}
         made = on_workers(heal_on_worker, {**given, **blocks}, "heal", config.num_workers, scratch)
+    keep_stable(out)
     shutil.rmtree(out / "work", ignore_errors=True)
     return made
 

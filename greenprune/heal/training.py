@@ -29,6 +29,7 @@ from transformers import (
 
 from greenprune.config import TextHealing
 from greenprune.errors import HealingDiverged
+from greenprune.heal.beginnings import KeepStable, keeps_stable
 from greenprune.heal.distillation import divergence
 from greenprune.heal.progress import DivergenceStop, TrainingProgress
 from greenprune.heal.resume import last_whole_checkpoint
@@ -67,6 +68,7 @@ def train(
         callbacks=[
             DivergenceStop(config.divergence_factor, distils="kd" in config.weights),
             TrainingProgress(),
+            *([KeepStable(config.stable_steps)] if keeps_stable(config) else []),
             *callbacks,
         ],
     )
@@ -187,7 +189,7 @@ def _arguments(config: TextHealing, work: Path, resuming: bool) -> TrainingArgum
         bf16=config.bf16,
         use_cpu=(config.bf16 or config.num_workers > 1) and not torch.cuda.is_available(),  # else it wants a GPU
         learning_rate=config.learning_rate,
-        lr_scheduler_type=config.scheduler,
+        **_schedule(config),
         warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
         train_sampling_strategy="sequential",  # _TrainingBlocks is already in its order
@@ -211,6 +213,13 @@ def _arguments(config: TextHealing, work: Path, resuming: bool) -> TrainingArgum
     return arguments
 
 
+def _schedule(config: TextHealing) -> dict[str, Any]:
+    if config.scheduler != "wsd":
+        return {"lr_scheduler_type": config.scheduler}
+    decay = {"num_decay_steps": config.num_steps - config.stable_steps, "decay_type": "linear"}
+    return {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": decay}
+
+
 class _Blocks(Dataset):
     """Blocks [n, seq_len] as the causal-LM examples that the Trainer feeds, with what the teacher said on each."""
 
@@ -226,13 +235,19 @@ class _Blocks(Dataset):
 
 
 class _TrainingBlocks(_Blocks):
-    """Exactly the blocks of all steps, in one order drawn with the seed; each pass is a fresh permutation."""
+    """Exactly the blocks of all steps, in one order drawn with the seed; each pass is a fresh permutation.
+
+    With wsd the first pass is in the text's order, which has been drawn already: a run of more steps begins with the
+    same blocks then.
+    """
 
     def __init__(self, blocks: Tensor, config: TextHealing, taught: TeacherRows | None) -> None:
         super().__init__(blocks, taught)
         generator = torch.Generator().manual_seed(config.seed)
         passes = math.ceil(config.blocks / len(blocks))
         permutations = [torch.randperm(len(blocks), generator=generator) for _ in range(passes)]
+        if config.scheduler == "wsd":
+            permutations[0] = torch.arange(len(blocks))
         self.order = torch.cat(permutations)[: config.blocks]
 
     def __len__(self) -> int:

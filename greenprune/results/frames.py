@@ -98,7 +98,8 @@ def rows_of_healing(run: str | Path) -> DataFrame:
 def rows_of_windows(run: str | Path) -> DataFrame:
     """A row an energy window of a trial's workload.
 
-    `phase` (str): idle, prefill or decode; `repeat` (Int64); `energy_j`, `cpu_j`, `gpu_j`, `ram_j` (joules), `seconds`,
+    `phase` (str): idle, prefill, decode or serve, with `@n` where it is one of several numbers of requests in flight;
+    `repeat` (Int64); `energy_j`, `cpu_j`, `gpu_j`, `ram_j` (joules), `seconds`,
     `co2e_g`, `began` (seconds since the epoch), all float64; `kind`, `source`, `scope`, `contamination` (str);
     `discarded` (bool): others worked, it was measured again.
     """

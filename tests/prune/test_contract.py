@@ -17,7 +17,8 @@ from architectures import ARCHITECTURES, TOKENS, assert_generates, assert_reload
 from paths import ROOT
 
 from greenprune import PruneConfig, prune
-from greenprune.config import METHODS, DepthPruning, MaskPruning
+from greenprune.config import METHODS, DepthPruning, MaskPruning, TrialConfig
+from greenprune.config.serving import KINDS, cannot_serve, layers_after
 from greenprune.errors import GreenpruneError, ModelError
 from greenprune.models import Decoder, load, load_streamed
 from greenprune.models.in_files import MARK
@@ -101,6 +102,36 @@ def markdown() -> str:
         shown = [f"– {notes[cell.removeprefix('– ')]}" if cell.startswith("–") else cell for cell in cells]
         lines.append(f"| {row} | " + " | ".join(shown) + " |")
     return "\n".join([*lines, "", *(f"{mark} {reason}" for reason, mark in notes.items())])
+
+
+SERVED = {"transformers": "✓ own code", "vllm": "✓ plugin", "llama_cpp": "✓ deci"}  # where layers differ
+
+
+def served(row: str, engine: str, name: str = "llama") -> str:
+    """A cell of the table of engines: what tests/engines/ see them run on the real model, or that it is refused."""
+    trial = TrialConfig(model={"id": "pypi:smollm2-135m"}, prune=config_of(row))
+    if cannot_serve(engine, trial, {"model_type": name}):
+        return "–"
+    return SERVED[engine] if layers_after(trial.prune) in KINDS[2:] else STOCK
+
+
+def served_markdown() -> str:
+    """Methods of the same cells stand in one line."""
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for row in ROWS:
+        lines.setdefault(tuple(served(row, engine) for engine in SERVED), []).append(row.replace(", ", " "))
+    table = ["| method, Llama | Transformers | vLLM | llama.cpp |", "|---|---|---|---|"]
+    return "\n".join(table + [f"| {'; '.join(rows)} | {' | '.join(cells)} |" for cells, rows in lines.items()])
+
+
+def test_the_table_of_engines_is_that_of_the_rules():
+    assert served_markdown() in README.read_text()
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_what_layers_are_after_pruning_is_known_before(row, cells):
+    """On a Llama, whose configuration holds biases of outputs."""
+    assert (served(row, "transformers") == SERVED["transformers"]) == (cells[row, "llama"] == OWN)
 
 
 @pytest.fixture(scope="module")
@@ -202,4 +233,4 @@ def test_contract_in_bf16(row, name, cells, tmp_path):
 
 if __name__ == "__main__":
     windows.WINDOW_STEPS = 4
-    sys.stdout.write(markdown() + "\n")
+    sys.stdout.write(f"{markdown()}\n\n{served_markdown()}\n")

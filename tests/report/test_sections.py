@@ -16,6 +16,7 @@ from greenprune.report import sections, write_report
 from greenprune.report.page import section_html
 from greenprune.report.run import ReportedRun, read_run
 from greenprune.report.sections import SECTIONS, PagePart
+from greenprune.report.sections.cautions import gather_cautions
 from greenprune.results import TrialResult, write_trials
 
 # What each section says of a run of five trials, one of which failed. A new section is a row here.
@@ -123,3 +124,14 @@ def test_a_new_section_is_an_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_failure_can_be_seen_again_where_nothing_finished(tmp_path: Path):
     run = written(tmp_path / "r", RUNS["all failed"]())
     assert "trials/bi-00000004/config.yaml" in text_of(section_html(SECTIONS["again"], run))
+
+
+def test_a_run_with_masks_says_that_they_save_nothing(tmp_path):
+    masked = trial(1, 0.7, 1.0, {"method": "wanda", "ratio": 0.5, "structure": "2:4"})
+    for found, says in ([results()[0], masked], True), (results()[:1], False):
+        assert any("Masks (wanda)" in caution for caution in _cautions(found, tmp_path / str(says))) == says
+
+
+def _cautions(found: list[TrialResult], folder: Path) -> list[str]:
+    write_trials(folder, found)
+    return (gather_cautions(read_run(folder)) or {"cautions": []})["cautions"]

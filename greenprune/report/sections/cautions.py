@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from greenprune.assets import note_on
 from greenprune.columns import parts_of, those_of
 from greenprune.comparability import finished
-from greenprune.config import split_revision, split_text
+from greenprune.config import METHODS, MaskPruning, split_revision, split_text
 from greenprune.report.run import ReportedRun, distinct
 
 if TYPE_CHECKING:
@@ -93,5 +93,20 @@ def _stand_ins(trials: DataFrame) -> list[str]:
     ]
 
 
+def _masks(trials: DataFrame) -> list[str]:
+    """Zeros of masks save parameters on paper only."""
+    methods = [name for name in distinct(finished(trials), "prune.method") if _is_mask(name)]
+    if not methods:
+        return []
+    return [
+        f"Masks ({', '.join(methods)}) leave shapes as they are, and stock engines multiply by zeros as by all else: "
+        "vLLM and llm-compressor dropped their kernels for 2:4. A mask saves no energy today; differences are noise."
+    ]
+
+
+def _is_mask(method: str) -> bool:
+    return method in METHODS and issubclass(METHODS[method].fields, MaskPruning)
+
+
 # In their order on the page.
-CAUTIONS = (_estimates, _contaminated, _energy_notes, _of_the_model, _samples, _unparsed, _stand_ins)
+CAUTIONS = (_estimates, _contaminated, _energy_notes, _masks, _of_the_model, _samples, _unparsed, _stand_ins)
