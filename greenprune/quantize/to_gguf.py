@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from greenprune._callable import function_named
 from greenprune.config import GgufQuantizing
+from greenprune.engines.gguf_file import write_gguf
 
 GGUF_NAME = "model.gguf"
 KEPT = ("config.json", "generation_config.json", "*.py")
@@ -26,7 +26,7 @@ def write_as_gguf(
     """As quantize.QuantizingFunction says; embeddings and head are quantised too. Raises ModelError for what llama.cpp
     has no architecture for."""
     out.mkdir(parents=True)
-    function_named("greenprune.engines.gguf_file:write_gguf")(checkpoint, out / GGUF_NAME, config.type)
+    write_gguf(checkpoint, out / GGUF_NAME, config.type)
     for path in (path for pattern in KEPT for path in checkpoint.glob(pattern)):
         shutil.copyfile(path, out / path.name)
     return {"type": config.type}
