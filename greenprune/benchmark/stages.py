@@ -16,14 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from greenprune.columns import CONTAMINATED
-from greenprune.config import (
-    ENGINES,
-    FIRST_ENGINE,
-    BenchmarkConfig,
-    EnergyConfig,
-    ModelConfig,
-    refuse_missing_engine,
-)
+from greenprune.config import ENGINES, FIRST_ENGINE, BenchmarkConfig, EnergyConfig, ModelConfig, refuse_missing_engine
 from greenprune.errors import ModelError
 from greenprune.storage import write_atomically
 

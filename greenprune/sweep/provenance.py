@@ -52,12 +52,10 @@ def settled(
     assets.model_facts(ModelConfig.model_validate(data["model"]), online=True)
     fixed = parse_experiment(data, source=f"experiment {experiment.name}")
     check_benchmark(fixed.trial())
-    varied = fixed.sweep.space.get("benchmark.energy.engine") if fixed.sweep else None
-    for name in varied.ends() if varied else ():
-        refuse_missing_engine(name)
-    varied = fixed.sweep.space.get("quantize.method") if fixed.sweep else None
-    for method in varied.ends() if varied else ():
-        check_installed(method)
+    space = fixed.sweep.space if fixed.sweep else {}
+    for key, refuse in (("benchmark.energy.engine", refuse_missing_engine), ("quantize.method", check_installed)):
+        for name in space[key].ends() if key in space else ():
+            refuse(name)
     record = provenance(experiment, fixed)
     if not fresh:
         run.check_configuration(fixed, list(known))
