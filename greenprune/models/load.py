@@ -55,7 +55,11 @@ def load_checkpoint(
         model = model_class(folder).from_pretrained(
             folder, dtype=DTYPES.get(dtype, "auto"), trust_remote_code=trust_remote_code, weights_only=True, **options
         )
-    return (model if options else model.to(device)).eval()
+    if not options:
+        return model.to(device).eval()
+    with torch.no_grad():  # compressed-tensors unpacks in a whole model's first forward, not in its backbone's
+        model.eval()(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device))
+    return model
 
 
 def load_split(folder: Path, dtype: str = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
