@@ -84,7 +84,7 @@ def test_columns_go_from_identity_to_config_to_metrics_to_time():
     assert columns[:4] == list(results.HEAD)
     assert columns[-2:] == list(results.TAIL)
     sections = [c.split(".")[0] for c in columns if "." in c]
-    assert list(dict.fromkeys(sections)) == ["model", "calibration", "prune", "heal", "benchmark"]
+    assert list(dict.fromkeys(sections)) == ["model", "calibration", "prune", "heal", "quantize", "benchmark"]
     assert columns.index("accuracy") > columns.index("benchmark.tasks")
 
 
