@@ -7,8 +7,8 @@ from greenprune.models.load import (
     load_split,
     load_streamed,
     load_tokenizer,
-    save_checkpoint,
 )
+from greenprune.models.saved import save_checkpoint
 from greenprune.models.stock_form import fit_class_and_config
 from greenprune.models.surgery import add_output_bias, keep_channels, keep_heads, keep_hidden, remove_layers
 

@@ -7,7 +7,7 @@ the heads and channels. The whole difference between architectures is their entr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -230,6 +230,11 @@ class Decoder:
 
     def __len__(self) -> int:
         return len(self.layers)
+
+
+def of_one_width(views: Sequence[LayerView]) -> bool:
+    """Whether these layers all have attention, and equally many heads, KV heads and channels."""
+    return len({(view.heads, view.kv_heads, view.channels) for view in views}) == 1 and views[0].attends
 
 
 def layer_output(output: object) -> object:

@@ -19,8 +19,7 @@ from greenprune.errors import AssetError, MemoryExceeded
 from greenprune.models.architectures import ARCHITECTURES
 from greenprune.models.in_files import IN_FILES_FROM, leave_in_files
 from greenprune.models.modeling_pruned import PREFIX, pruned_class
-from greenprune.models.parts import in_dtype, save_in_parts, weight_bytes
-from greenprune.models.saved import check_saved
+from greenprune.models.parts import in_dtype, weight_bytes
 
 transformers_logging.disable_progress_bar()  # a bar for each load drowns the progress of a trial
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -134,16 +133,6 @@ def is_quantised(folder: Path) -> bool:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder)
-
-
-def save_checkpoint(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
-    """Write a Transformers checkpoint (safetensors) with its tokenizer, and the code that its class needs.
-
-    Raises ModelError where what was written doesn't load as the model in memory.
-    """
-    save_in_parts(model, folder)
-    tokenizer.save_pretrained(folder)
-    check_saved(model, folder)
 
 
 def default_device() -> str:

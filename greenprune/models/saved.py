@@ -1,4 +1,4 @@
-"""Is what was written the model that was in memory? A short prompt's logits tell.
+"""Write a checkpoint. Is what was written the model that was in memory? A short prompt's logits tell.
 
 A tensor that config.json doesn't announce is left out without an error by whoever loads the checkpoint, and the model
 is another: a bias of FLAP's, and vLLM says not even a word.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from transformers import PreTrainedModel
 
 from greenprune.errors import ModelError
 from greenprune.models.decoder import Decoder
+from greenprune.models.load import load_in_files
+from greenprune.models.parts import save_in_parts
 
 TOKENS = 8
 # Largest difference of two logits, as a share of the largest logit: one model on a CPU and a GPU, or by two engines
@@ -37,10 +40,18 @@ def logits_of_prompt(model: PreTrainedModel) -> Tensor:
     return logits
 
 
+def save_checkpoint(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
+    """Write a Transformers checkpoint (safetensors) with its tokenizer, and the code that its class needs.
+
+    Raises ModelError where what was written doesn't load as the model in memory.
+    """
+    save_in_parts(model, folder)
+    tokenizer.save_pretrained(folder)
+    check_saved(model, folder)
+
+
 def check_saved(model: PreTrainedModel, folder: Path) -> None:
     """Raises ModelError where the checkpoint in `folder`, loaded again, isn't the model."""
-    from greenprune.models.load import load_in_files
-
     loaded = load_in_files(folder, trust_remote_code=model.is_remote_code())
     ours, theirs = ({name: tensor.shape for name, tensor in each.state_dict().items()} for each in (model, loaded))
     if differ := sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)):

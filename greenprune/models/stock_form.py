@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from greenprune.errors import ModelError
 from greenprune.models.architectures import ARCHITECTURES, architecture_of
-from greenprune.models.decoder import Decoder
+from greenprune.models.decoder import Decoder, of_one_width
 from greenprune.models.modeling_pruned import (
     BIASES,
     LINEARS,
@@ -85,7 +85,7 @@ def _check_names(model: PreTrainedModel) -> None:
 
 def _same_function(model: PreTrainedModel) -> tuple[type[PreTrainedModel], PreTrainedConfig] | None:
     """A stock class that computes the same and can have this shape, and the configuration to begin from."""
-    if sees_less(model.config) or not _of_one_width(model):
+    if sees_less(model.config) or not of_one_width(Decoder(model).views()):
         return None
     for name in architecture_of(model).same_as:
         other = ARCHITECTURES[name].stock
@@ -98,11 +98,6 @@ def _same_function(model: PreTrainedModel) -> tuple[type[PreTrainedModel], PreTr
             if config is not None and _stock_form(model, other, config):
                 return other, config
     return None
-
-
-def _of_one_width(model: PreTrainedModel) -> bool:
-    views = Decoder(model).views()
-    return len({(view.heads, view.kv_heads, view.channels) for view in views}) == 1 and views[0].attends
 
 
 def sees_less(config: PreTrainedConfig) -> bool:
@@ -127,7 +122,7 @@ def _stock_form(model: PreTrainedModel, target: type[PreTrainedModel], config: P
     The judge is the class itself, built without memory: what it gives is what from_pretrained will build.
     """
     views = Decoder(model).views()
-    if not _of_one_width(model):
+    if not of_one_width(views):
         return None
     fields = _fields(model, views[0].heads, views[0].kv_heads, views[0].channels)
     off = [name for name in ARCHITECTURES[config.model_type].layout.config_biases if not getattr(config, name)]

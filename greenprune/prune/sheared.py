@@ -31,7 +31,7 @@ from transformers import PreTrainedModel
 from greenprune.config import ShearedPruning
 from greenprune.errors import ConfigError, ModelError
 from greenprune.logs import Seldom
-from greenprune.models.decoder import Decoder
+from greenprune.models.decoder import Decoder, of_one_width
 from greenprune.models.hooks import Hooks
 from greenprune.models.in_files import MARK
 from greenprune.models.loss import LOGITS_AT_ONCE, cross_entropy
@@ -170,7 +170,7 @@ def checked_whole(model: PreTrainedModel, config: ShearedPruning) -> Whole:
     """Raises ConfigError for a shape that the model can't be given."""
     decoder = Decoder(model)
     views = decoder.views()
-    if len({(view.heads, view.kv_heads, view.channels) for view in views}) > 1:
+    if not of_one_width(views):
         raise ConfigError("sheared needs layers of one width, got a model whose layers differ; let it come first")
     first, hidden = views[0], model.get_input_embeddings().embedding_dim
     whole = Whole(len(views), first.heads, first.kv_heads, first.head_dim, first.channels, hidden)

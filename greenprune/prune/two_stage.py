@@ -21,7 +21,7 @@ from greenprune.collect.layerwise import LayerByLayer
 from greenprune.collect.removal import losses_without_attention
 from greenprune.config import TwoStagePruning
 from greenprune.errors import ConfigError
-from greenprune.models.decoder import Decoder
+from greenprune.models.decoder import Decoder, of_one_width
 from greenprune.models.stock_form import fit_class_and_config
 from greenprune.models.surgery import keep_channels, remove_attention
 from greenprune.prune import Calibration, Removed, parameter_count
@@ -71,8 +71,7 @@ def what_goes(decoder: Decoder, config: TwoStagePruning) -> tuple[int, int]:
     """Channels that every layer keeps, and attention sublayers that go. Raises ConfigError for a ratio too high."""
     prunable = config.prunable(len(decoder))
     views = [decoder.view(layer) for layer in prunable]
-    shapes = {(view.heads, view.kv_heads, view.channels) for view in views}
-    if len(shapes) > 1 or not views[0].attends:
+    if not of_one_width(views):
         raise ConfigError(
             "two_stage needs layers of one width, got a model whose layers differ; let it come first (method sequence)"
         )
