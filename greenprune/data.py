@@ -156,6 +156,12 @@ def shuffled(texts: Iterable[str], seed: int | None) -> Iterator[str]:
         yield from buffer
 
 
+def drawn_in_passes(available: int, wanted: int, generator: torch.Generator) -> torch.LongTensor:
+    """Numbers of samples, each drawn once before any comes again. long [wanted]."""
+    passes = -(-wanted // available)
+    return torch.cat([torch.randperm(available, generator=generator) for _ in range(passes)])[:wanted]
+
+
 def token_blocks(
     texts: Iterable[str],
     tokenizer: PreTrainedTokenizerBase | Any,

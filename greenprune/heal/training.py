@@ -7,7 +7,6 @@ run that resumes ends where an undisturbed one does. A teacher's record is read 
 from __future__ import annotations
 
 import gc
-import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from transformers import (
 )
 
 from greenprune.config import TextHealing
+from greenprune.data import drawn_in_passes
 from greenprune.errors import HealingDiverged
 from greenprune.heal.beginnings import KeepStable, keeps_stable
 from greenprune.heal.distillation import divergence
@@ -244,11 +244,10 @@ class _TrainingBlocks(_Blocks):
     def __init__(self, blocks: Tensor, config: TextHealing, taught: TeacherRows | None) -> None:
         super().__init__(blocks, taught)
         generator = torch.Generator().manual_seed(config.seed)
-        passes = math.ceil(config.blocks / len(blocks))
-        permutations = [torch.randperm(len(blocks), generator=generator) for _ in range(passes)]
+        self.order = drawn_in_passes(len(blocks), config.blocks, generator)
         if config.scheduler == "wsd":
-            permutations[0] = torch.arange(len(blocks))
-        self.order = torch.cat(permutations)[: config.blocks]
+            first = self.order[: len(blocks)]
+            first.copy_(torch.arange(len(first)))
 
     def __len__(self) -> int:
         return len(self.order)

@@ -29,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from greenprune.config import ShearedPruning
+from greenprune.data import drawn_in_passes
 from greenprune.errors import ConfigError, ModelError
 from greenprune.logs import Seldom
 from greenprune.models.decoder import Decoder, of_one_width
@@ -208,7 +209,7 @@ def learn(
         weights = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(weights, lambda step: rate(step, config.steps))
         optimizers.append(weights)
-    losses, lines, order = [], Seldom(), samples(len(tokens), config.steps * config.batch_size, random)
+    losses, lines, order = [], Seldom(), drawn_in_passes(len(tokens), config.steps * config.batch_size, random)
     with masks.on(model), torch.enable_grad():
         for step, rows in enumerate(order.split(config.batch_size)):
             masks.sample(random)
@@ -235,12 +236,6 @@ def learn(
         parameter.requires_grad_(requires_grad)
     tenth = max(1, len(losses) // 10)
     return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
-
-
-def samples(available: int, wanted: int, random: torch.Generator) -> Tensor:
-    """Numbers of samples, each drawn once before any comes again. long [wanted]."""
-    rounds = [torch.randperm(available, generator=random) for _ in range(math.ceil(wanted / available))]
-    return torch.cat(rounds)[:wanted]
 
 
 def rate(step: int, steps: int) -> float:

@@ -21,6 +21,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from greenprune.config import RatioPruning
+from greenprune.data import drawn_in_passes
 from greenprune.models.decoder import layer_output
 from greenprune.models.in_files import borrowed
 from greenprune.models.surgery import in_place_of
@@ -85,10 +86,8 @@ def _train(both: SideBySide, window: Sequence[int]) -> tuple[float, float]:
     before = _error(both, window, weights, held)
     optimizer = torch.optim.Adam(trained, lr=LEARNING_RATE)
     random = torch.Generator().manual_seed(SEED)
-    order = torch.cat(
-        [fitted[torch.randperm(len(fitted), generator=random)] for _ in range(WINDOW_STEPS // len(fitted) + 1)]
-    )
-    for step, rows in enumerate(order[:WINDOW_STEPS][:, None]):
+    order = fitted[drawn_in_passes(len(fitted), WINDOW_STEPS, random)]
+    for step, rows in enumerate(order[:, None]):
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / WINDOW_STEPS)
         optimizer.zero_grad()
         with torch.enable_grad():

@@ -7,10 +7,11 @@ import torch
 from architectures import ARCHITECTURES, TOKENS, logits_of, random_model
 
 from greenprune import PruneConfig, prune
+from greenprune.data import drawn_in_passes
 from greenprune.errors import ConfigError, ModelError
 from greenprune.models import Decoder, load, load_streamed
 from greenprune.prune.hard_concrete import LOG_ALPHA_LIMIT, HardConcrete
-from greenprune.prune.sheared import ShapeMasks, checked_whole, cut, mean_next_token_loss, rate, samples
+from greenprune.prune.sheared import ShapeMasks, checked_whole, cut, mean_next_token_loss, rate
 
 SHAPE = {"layers": 4, "heads": 2, "ffn": 40}
 
@@ -57,7 +58,7 @@ def test_what_stays_is_the_largest(random):
 
 
 def test_each_sample_comes_once_before_any_comes_again(random):
-    order = samples(5, 12, random)
+    order = drawn_in_passes(5, 12, random)
     assert sorted(order[:5].tolist()) == sorted(order[5:10].tolist()) == list(range(5))
 
 
