@@ -8,7 +8,7 @@ are named, not held.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, create_model
 
@@ -165,7 +165,7 @@ def _variant(name: str, entry: Method) -> type[PruneConfig]:
     literal = Literal[name]  # type: ignore[valid-type]
     title = f"{entry.fields.__name__}[{name}]"
     made = create_model(title, __base__=entry.fields, __module__=__name__, method=(literal, name))
-    variant = cast("type[PruneConfig]", made)
+    variant: type[PruneConfig] = made
     variant.entry = entry
     return globals().setdefault(title, variant)
 

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, create_model, field_validator, model_validator
 
@@ -129,8 +129,13 @@ class StageResources(Section):
         return self
 
 
-OF_STAGES: dict[str, Any] = {stage: (StageResources, StageResources()) for stage in STAGES}
-ResourcesConfig = create_model("ResourcesConfig", __base__=Section, __module__=__name__, **OF_STAGES)
+if TYPE_CHECKING:
+
+    class ResourcesConfig(Section):
+        def __getattr__(self, stage: str) -> StageResources: ...
+else:
+    OF_STAGES = {stage: (StageResources, StageResources()) for stage in STAGES}
+    ResourcesConfig = create_model("ResourcesConfig", __base__=Section, __module__=__name__, **OF_STAGES)
 
 
 class SweepConfig(Section):
