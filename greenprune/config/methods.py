@@ -8,7 +8,7 @@ are named, not held.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, create_model
 
@@ -164,10 +164,13 @@ def _variant(name: str, entry: Method) -> type[PruneConfig]:
     """The section of `prune` that is chosen by `method: name`; a global of this module, so that it pickles."""
     literal = Literal[name]  # type: ignore[valid-type]
     title = f"{entry.fields.__name__}[{name}]"
-    made = create_model(title, __base__=entry.fields, __module__=__name__, method=(literal, name))
-    variant: type[PruneConfig] = made
+    variant = _made(title, entry.fields, method=(literal, name))
     variant.entry = entry
     return globals().setdefault(title, variant)
+
+
+def _made(title: str, base: type[PruneConfig], **fields: Any) -> type[PruneConfig]:
+    return create_model(title, __base__=base, __module__=__name__, **fields)
 
 
 PRUNE_VARIANTS: dict[str, type[PruneConfig]] = {name: _variant(name, entry) for name, entry in METHODS.items()}
