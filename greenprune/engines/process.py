@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,16 +22,25 @@ from greenprune.errors import EngineDied
 
 TOLD = 1500  # characters of its last words
 PEACE_S = 10.0  # to end by itself
+START_S = 3600.0  # to load a model, and compile
+SILENCE_S = 600.0  # between two signs of life
 
 
 class EngineProcess:
     """A worker (worker.py) with the stepper that `maker` ("module:function") makes of `settings`.
 
-    Raises EngineDied where it ends before it is closed; the message holds its last words.
+    Raises EngineDied where it ends before it is closed, or says nothing for START_S as it starts and `silence_s` from
+    then on; the message holds its last words.
     """
 
-    def __init__(self, maker: str, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-        self.maker = maker
+    def __init__(
+        self,
+        maker: str,
+        settings: Mapping[str, Any],
+        environment: Mapping[str, str],
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        self.maker, self.silence_s = maker, silence_s
         self.words = ""  # its last, once it has ended
         self._words = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -41,7 +52,10 @@ class EngineProcess:
             start_new_session=True,
             text=True,
         )
-        self._answer()
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self._answer(START_S)
 
     @property
     def pid(self) -> int:
@@ -55,17 +69,37 @@ class EngineProcess:
         with suppress(BrokenPipeError):  # nothing is answered then
             self._process.stdin.write(json.dumps({"ask": what, **details}) + "\n")
             self._process.stdin.flush()
-        return self._answer()
+        return self._answer(self.silence_s)
 
-    def _answer(self) -> Any:
+    def _read(self) -> None:
         assert self._process.stdout is not None, "it was started with a pipe"
-        line = self._process.stdout.readline()
-        if line.endswith("\n"):
-            return json.loads(line)["answer"]
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def _answer(self, patience_s: float) -> Any:
+        """The next line that is an answer. Others say that it works."""
+        while True:
+            try:
+                line = self._lines.get(timeout=patience_s)
+            except queue.Empty:
+                self.kill()
+                raise EngineDied(
+                    f"the engine's process must step or answer within {patience_s:g} s, got silence{self.words}"
+                ) from None
+            if not line.endswith("\n"):
+                break
+            if "answer" in (said := json.loads(line)):
+                return said["answer"]
         self.close()
         code = self._process.returncode
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
         raise EngineDied(f"the engine's process must live while it is measured, got one that ended, {how}{self.words}")
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self.close()
 
     def close(self) -> None:
         """End it and whatever it started; once, since its number may be another's later."""
@@ -80,6 +114,7 @@ class EngineProcess:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._reader.join()
         if pipes[1] is not None:
             pipes[1].close()
         self._words.seek(0)

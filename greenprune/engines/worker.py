@@ -2,7 +2,8 @@
 
     python -m greenprune.engines.worker greenprune.engines.vllm:make_stepper '{"model": …}'
 
-It ends with whoever started it, however that ends. What libraries print goes to the standard error.
+It ends with whoever started it, however that ends. What libraries print goes to the standard error. While it works on
+an answer it says every second that it still steps, so that a hung engine can be told from a slow one.
 """
 
 from __future__ import annotations
@@ -12,12 +13,33 @@ import json
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from greenprune._callable import function_named
 from greenprune.engines.steady import SteadyLoad, Stepper, generate
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+SIGN_S = 1.0  # between two signs of life
+
+
+class Watched:
+    """A stepper that calls `sign` after a step, at most once in SIGN_S."""
+
+    def __init__(self, stepper: Stepper, sign: Callable[[], None]) -> None:
+        self.stepper, self.sign, self.vocabulary = stepper, sign, stepper.vocabulary
+        self._signed_s = time.monotonic()
+
+    def add(self, number: int, prompt: Sequence[int], decode: int) -> None:
+        self.stepper.add(number, prompt, decode)
+
+    def step(self) -> Iterable[tuple[int, int]]:
+        tokens = self.stepper.step()
+        if time.monotonic() - self._signed_s > SIGN_S:
+            self.sign()
+            self._signed_s = time.monotonic()
+        return tokens
 
 
 class Worker:
@@ -55,11 +77,16 @@ def main() -> None:
     end_with_parent()
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
-        worker = Worker(function_named(sys.argv[1])(**json.loads(sys.argv[2])))
-        print(json.dumps({"answer": "ready"}), file=answers, flush=True)
+
+        def say(**said: Any) -> None:
+            print(json.dumps(said), file=answers, flush=True)
+
+        stepper = function_named(sys.argv[1])(**json.loads(sys.argv[2]))
+        worker = Worker(Watched(stepper, lambda: say(steps=True)))
+        say(answer="ready")
         for line in sys.stdin:
             question = json.loads(line)
-            print(json.dumps({"answer": getattr(worker, question.pop("ask"))(**question)}), file=answers, flush=True)
+            say(answer=getattr(worker, question.pop("ask"))(**question))
 
 
 if __name__ == "__main__":

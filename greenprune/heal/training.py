@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +185,7 @@ def _arguments(config: TextHealing, work: Path, resuming: bool) -> TrainingArgum
         per_device_eval_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation // config.num_workers,
         deepspeed=deepspeed_settings(config) if config.num_workers > 1 else None,
-        activation_checkpointing=config.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
+        **_checkpointing(config),
         bf16=config.bf16,
         use_cpu=(config.bf16 or config.num_workers > 1) and not torch.cuda.is_available(),  # else it wants a GPU
         learning_rate=config.learning_rate,
@@ -211,6 +211,13 @@ def _arguments(config: TextHealing, work: Path, resuming: bool) -> TrainingArgum
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else the Trainer wraps the model in DataParallel
     return arguments
+
+
+def _checkpointing(config: TextHealing) -> dict[str, Any]:
+    """Under the name that this version of Transformers has for it; the engines hold others back."""
+    renamed = any(field.name == "activation_checkpointing" for field in fields(TrainingArguments))
+    name = "activation_checkpointing" if renamed else "gradient_checkpointing"
+    return {name: config.gradient_checkpointing, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 def _schedule(config: TextHealing) -> dict[str, Any]:

@@ -78,6 +78,16 @@ def test_a_process_that_is_killed_says_how_and_its_last_words(processes):
         process.ask("load_up", lengths=[[4, 3]], concurrency=1, seed=0, seconds=0.1)
 
 
+def test_a_process_that_hangs_is_killed_and_one_that_is_slow_is_not(processes):
+    process = EngineProcess(MAKER, {"step_s": 0.05}, HERE, silence_s=1.8)
+    assert process.ask("generate", prompts=[[1]], new_tokens=50)[0][-1] == 50
+    process.close()
+    hung = EngineProcess(MAKER, {"step_s": 60}, HERE, silence_s=0.2)
+    with pytest.raises(EngineDied, match=r"must step or answer within 0.2 s, got silence"):
+        hung.ask("generate", prompts=[[1]], new_tokens=1)
+    assert not hung.alive()
+
+
 def test_an_engine_that_cannot_start_says_why(processes):
     with pytest.raises(EngineDied, match=r"(?s)exit status 1.*unexpected keyword argument 'wings'"):
         EngineProcess(MAKER, {"wings": 2}, HERE)
