@@ -24,7 +24,7 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 SIGN_S = 1.0  # between two signs of life
 
 
-class Watched:
+class SigningStepper:
     """A stepper that calls `sign` after a step, at most once in SIGN_S."""
 
     def __init__(self, stepper: Stepper, sign: Callable[[], None]) -> None:
@@ -82,7 +82,7 @@ def main() -> None:
             print(json.dumps(said), file=answers, flush=True)
 
         stepper = function_named(sys.argv[1])(**json.loads(sys.argv[2]))
-        worker = Worker(Watched(stepper, lambda: say(steps=True)))
+        worker = Worker(SigningStepper(stepper, lambda: say(steps=True)))
         say(answer="ready")
         for line in sys.stdin:
             question = json.loads(line)

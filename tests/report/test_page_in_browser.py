@@ -1,6 +1,7 @@
 """The page in a real browser: what it names, draws, sorts and copies, for whom, and how fast.
 
 python -m pytest -m slow tests/report/test_page_in_browser.py      # needs Playwright and Chromium
+GREENPRUNE_RUN=runs/demo python -m pytest …                        # on a run of yours too
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import random
 import re
 import time
@@ -19,6 +21,7 @@ from browser import opened
 from handmade_runs import ODD
 from replayed_run import replayed_run
 
+from greenprune.columns import CONTAMINATED
 from greenprune.pareto import constrained_best, pareto_front
 from greenprune.report import write_report
 from greenprune.results import load_trials, write_trials
@@ -28,9 +31,12 @@ BUDGETS = {"accuracy": ">=", "energy_j_per_token": "<=", "peak_memory_bytes": "<
 READY = "html[data-ready=yes]"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = replayed_run(tmp_path_factory.mktemp("runs") / "replayed", 200)
+@pytest.fixture(scope="module", params=["replayed", *filter(None, [os.environ.get("GREENPRUNE_RUN")])])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param == "replayed":
+        folder = replayed_run(tmp_path_factory.mktemp("runs") / "replayed", 200)
+    else:
+        folder = Path(request.param).absolute()
     write_report(folder)
     return folder
 
@@ -70,13 +76,13 @@ def test_sliders_name_the_best_trial(run: Path, page: Any):
         named.add(text)
         if best is not None:
             assert f"greenprune export {run} {best['trial_id']} out/" in text
-    assert len(named) > 5, "the budgets of this test tell trials apart"
+    assert len(named) > min(5, len(trials) // 4), "the budgets of this test tell trials apart"
 
 
 def test_the_front_is_greenprunes_and_follows_axes_and_filters(run: Path, page: Any):
     trials = load_trials(run)
     marks = page.locator("#front path[data-trial]")
-    assert marks.count() == (trials["status"] == "ok").sum()
+    assert marks.count() == ((trials["status"] == "ok") & (trials["energy_kind"] != CONTAMINATED)).sum()
     bright = "marks => marks.filter(m => m.getAttribute('opacity') === '1').map(m => Number(m.dataset.trial))"
     objectives = {"accuracy": "max", "energy_j_per_token": "min"}
     assert sorted(marks.evaluate_all(bright)) == sorted(pareto_front(trials, objectives).index)
@@ -87,7 +93,7 @@ def test_the_front_is_greenprunes_and_follows_axes_and_filters(run: Path, page: 
     page.locator("input[name='heal.method'][value=lora]").uncheck()
     unhealed = trials[(trials["heal.method"] == "none") & (trials["status"] == "ok")]
     assert marks.count() == len(unhealed)
-    assert f"{(trials['heal.method'] == 'none').sum()} of 200 trials" in page.locator("#trials").inner_text()
+    assert f"{(trials['heal.method'] == 'none').sum()} of {len(trials)} trials" in page.locator("#trials").inner_text()
 
 
 def test_a_trial_is_chosen_by_mouse_and_by_keys(run: Path, page: Any):
@@ -107,7 +113,7 @@ def test_two_trials_are_tested_as_greenprune_tests_them(run: Path, page: Any):
     from greenprune.paired import compare
 
     front = pareto_front(load_trials(run), {"accuracy": "max", "energy_j_per_token": "min"})
-    a, b = front.index[1], front.index[3]
+    a, b = front.index[1], front.index[-1]
     for first, second in ((a, b), (b, a)):
         page.get_by_label("A", exact=True).select_option(str(first))
         page.get_by_label("B", exact=True).select_option(str(second))
@@ -125,13 +131,13 @@ def test_the_table_sorts_searches_and_is_copied(run: Path, page: Any):
     table.get_by_role("button", name="accuracy").click()
     header = page.locator("#trials th[aria-sort]")
     assert (header.get_attribute("aria-sort"), header.inner_text()[:8]) == ("ascending", "accuracy")
-    table.get_by_label("search").fill("flap")
+    table.get_by_label("search").fill("angular")
     table.get_by_role("button", name="copy as CSV").click()
     page.wait_for_selector("#trials [role=status]:has-text('copied')")
     rows = list(csv.DictReader(io.StringIO(page.evaluate("navigator.clipboard.readText()"))))
     trials = load_trials(run)
-    of_flap = trials[trials["prune.method"] == "flap"]
-    assert sorted(row["trial_id"] for row in rows) == sorted(of_flap["trial_id"])
+    found = trials[trials["prune.method"] == "angular"]
+    assert sorted(row["trial_id"] for row in rows) == sorted(found["trial_id"])
     accuracies = [float(row["accuracy"]) for row in rows if row["accuracy"]]
     assert accuracies == sorted(accuracies)
 
