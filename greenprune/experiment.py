@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from greenprune.columns import COLUMNS, Column
 from greenprune.config import (
     ENGINES,
     BenchmarkConfig,
+    Dimension,
     Shape,
     SweepConfig,
     TrialConfig,
@@ -25,6 +26,7 @@ from greenprune.config import (
 from greenprune.config.overrides import apply_overrides, flat, known_keys, parse_yaml, split_override
 from greenprune.config.refusals import validated
 from greenprune.config.serving import cannot_serve
+from greenprune.config.sweep import axis_of, value_under
 from greenprune.errors import ConfigError, nearest
 
 MAX_CHECKED_POINTS = 5000
@@ -125,9 +127,8 @@ def _check_space(experiment: Experiment) -> None:
                 raise ConfigError(f"{where} is not a known key of a trial; {nearest(condition, known)}")
             if condition == key:
                 raise ConfigError(f"{where} makes {key} depend on itself; name another key")
-            may_be = space[condition].may_be if condition in space else [fixed.get(condition)].__contains__
+            may_be, is_ = _possible(condition, space, fixed)
             if not any(map(may_be, values)):
-                is_ = space[condition].words() if condition in space else repr(fixed.get(condition))
                 raise ConfigError(f"{where} never holds: {condition} is {is_}, got {values}; mend either")
     in_order(space)
     corners = points(experiment.sweep, fixed, ends_only=experiment.sweep.search != "grid")
@@ -136,6 +137,17 @@ def _check_space(experiment: Experiment) -> None:
             _check_shape(experiment.trial(point))
         except ConfigError as problem:
             raise ConfigError(f"sweep.space allows {point}, which is refused: {problem}") from None
+
+
+def _possible(key: str, space: Mapping[str, Dimension], fixed: Mapping[str, Any]) -> tuple[Callable[[Any], bool], str]:
+    """Which values `key` takes in some trial of the space, as a test and in words."""
+    axis = axis_of(key, space)
+    if axis == key:
+        return space[key].may_be, space[key].words()
+    if axis is None:
+        return [fixed.get(key)].__contains__, repr(fixed.get(key))
+    found = [value_under(value, axis, key) for value in space[axis].values()]
+    return found.__contains__, f"one of {found}"
 
 
 def measured_objectives(benchmark: BenchmarkConfig) -> dict[str, Column]:

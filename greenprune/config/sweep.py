@@ -183,11 +183,26 @@ class SweepConfig(Section):
         return self
 
 
+def axis_of(key: str, space: Mapping[str, Any]) -> str | None:
+    """The key of the space that decides `key`: itself, or a section that is chosen whole; None where none does."""
+    steps = key.split(".")
+    ways = (".".join(steps[:count]) for count in range(len(steps), 0, -1))
+    return next((way for way in ways if way in space), None)
+
+
+def value_under(value: Any, axis: str, key: str) -> Any:
+    """What a value of `axis` says of `key`, which is the axis or below it; None where it says nothing."""
+    for step in key.removeprefix(axis).split(".")[1:]:
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return value
+
+
 def in_order(space: Mapping[str, Dimension]) -> list[str]:
     """Keys of a space so that every key comes after those its `when` names. ConfigError on a circle."""
     ordered: list[str] = []
     while len(ordered) < len(space):
-        ready = [k for k in space if k not in ordered and all(c in ordered or c not in space for c in space[k].when)]
+        waits = {k: {axis_of(condition, space) for condition in space[k].when} - {None} for k in space}
+        ready = [k for k in space if k not in ordered and waits[k] <= set(ordered)]
         if not ready:
             circle = ", ".join(k for k in space if k not in ordered)
             raise ConfigError(f"sweep.space has conditions that wait for each other: {circle}; break the circle")
@@ -197,7 +212,11 @@ def in_order(space: Mapping[str, Dimension]) -> list[str]:
 
 def holds(dimension: Dimension, point: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
     """Whether a dimension's `when` is met by the point chosen so far (`base`: the trial's fixed values)."""
-    return all(point.get(key, base.get(key)) in values for key, values in dimension.when.items())
+    for key, values in dimension.when.items():
+        axis = axis_of(key, point)
+        if (base.get(key) if axis is None else value_under(point[axis], axis, key)) not in values:
+            return False
+    return True
 
 
 def points(sweep: SweepConfig, base: Mapping[str, Any], ends_only: bool = False) -> Iterator[dict[str, Any]]:
@@ -231,7 +250,8 @@ def most_points(sweep: SweepConfig, base: Mapping[str, Any]) -> int | None:
     if None in sizes.values():
         return None
     bound = {key for key, dimension in sweep.space.items() if dimension.when}
-    bound |= {condition for dimension in sweep.space.values() for condition in dimension.when}
+    conditions = {condition for dimension in sweep.space.values() for condition in dimension.when}
+    bound |= {axis_of(condition, sweep.space) or condition for condition in conditions}
     free = math.prod(size or 0 for key, size in sizes.items() if key not in bound)
     walked = _points(sweep.space, [key for key in in_order(sweep.space) if key in bound], base)
     count = sum(1 for _ in itertools.islice(walked, MOST_WALKED))

@@ -19,6 +19,7 @@ from greenprune.config import (
     TrialConfig,
     apply_overrides,
     flat,
+    most_points,
     perplexity_name,
     points,
     split_text,
@@ -92,6 +93,11 @@ BAD = {
     "when: never holds": (
         "sweep.space={heal.rank: {choice: [4], when: {prune.method: [bi]}}}",
         ["heal.rank", "never holds", "'angular'"],
+    ),
+    "when: never holds in a section": (
+        "sweep.space={prune: {choice: [{method: bi, block_size: 2}]}, "
+        "heal.rank: {choice: [4], when: {prune.method: [flap]}}}",
+        ["heal.rank", "never holds", "one of ['bi']"],
     ),
     "when: circle": (
         "sweep.space={heal.rank: {choice: [4], when: {heal.alpha: [1.0]}}, "
@@ -200,6 +206,17 @@ def test_points_respect_conditions():
         {"prune.method": "angular", "prune.block_size": 2},
         {"prune.method": "bi"},
     ]
+
+
+def test_a_condition_sees_a_section_that_is_chosen_whole():
+    sections = "[{method: none}, {method: bi, block_size: 2}]"
+    space = f"{{heal.rank: {{choice: [4, 8], when: {{prune.method: [bi]}}}}, prune: {{choice: {sections}}}}}"
+    experiment = parse_experiment(BASE, [f"sweep.space={space}"])
+    fixed = flat(experiment.trial().model_dump())
+    dense, pruned = {"method": "none"}, {"method": "bi", "block_size": 2}
+    found = [{"prune": dense}, {"prune": pruned, "heal.rank": 4}, {"prune": pruned, "heal.rank": 8}]
+    assert list(points(experiment.sweep, fixed)) == found
+    assert most_points(experiment.sweep, fixed) == 3
 
 
 def test_float_grid_with_step():

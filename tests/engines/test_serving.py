@@ -1,17 +1,26 @@
-"""vLLM and llama.cpp on the real model: its tokens, and what more requests in flight buy."""
+"""vLLM and llama.cpp on the real model: its tokens, what more requests in flight buy, their death, others' work."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
 
 import pytest
 import torch
 
 from greenprune import assets
 from greenprune.benchmark import energy_stage
+from greenprune.columns import CONTAMINATED
 from greenprune.config import ENGINES, EnergyConfig, ModelConfig
+from greenprune.energy.processes import own_pids
 from greenprune.engines import load_engine
 from greenprune.engines.perplexity import perplexity
+from greenprune.engines.served import ServedLoad
+from greenprune.errors import EngineDied
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
 
@@ -57,6 +66,45 @@ def test_more_requests_in_flight_cost_less_a_token(served, tmp_path):
         assert figures["energy_ci95_ratio"] is not None
         assert 0 < figures["tpot_p50_s"] <= figures["tpot_p99_s"]
         assert 0 < figures["ttft_p50_s"] <= figures["ttft_p99_s"]
+
+
+SHORT = {"prompt_len": 16, "decode_len": 16, "min_seconds": 2, "repeats": 2}
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_one_that_is_killed_in_a_window_is_started_again_once(deaths, served, tmp_path, monkeypatch, caplog):
+    name, checkpoint = served
+    before, left, run = own_pids(), iter(range(deaths)), ServedLoad.run
+
+    def shot(load: ServedLoad, seconds: float):
+        if next(left, None) is not None:
+            threading.Timer(0.5, os.kill, (load.process.pid, signal.SIGKILL)).start()
+        return run(load, seconds)
+
+    monkeypatch.setattr(ServedLoad, "run", shot)
+    measure = {"checkpoint": checkpoint, "config": EnergyConfig(engine=name, max_foreign_load=1.0, **SHORT)}
+    if deaths == 1:
+        energy_stage(tmp_path, dtype="float32", **measure)
+        assert json.loads((tmp_path / "energy.json").read_text())["energy_j_per_token"] > 0
+    else:
+        with pytest.raises(EngineDied, match="killed by SIGKILL"):
+            energy_stage(tmp_path, dtype="float32", **measure)
+    assert "it is started again" in caplog.text
+    assert own_pids() <= before, "no orphan"
+
+
+def test_others_work_beside_it_is_told(served, tmp_path):
+    name, checkpoint = served
+    busy = "while True: pass"
+    orphan = subprocess.run(  # of nobody here, so its work isn't ours
+        ["/bin/sh", "-c", f"{sys.executable} -c '{busy}' > /dev/null & echo $!"], capture_output=True, text=True
+    )
+    try:
+        config = EnergyConfig(engine=name, max_foreign_load=0.1, **SHORT)
+        energy_stage(tmp_path, checkpoint=checkpoint, config=config, dtype="float32")
+    finally:
+        os.kill(int(orphan.stdout), signal.SIGKILL)
+    assert json.loads((tmp_path / "energy.json").read_text())["energy_kind"] == CONTAMINATED
 
 
 def test_perplexity_and_logits_of_llama_cpp_are_those_of_transformers(served, real_model, segments):
