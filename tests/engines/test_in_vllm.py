@@ -113,7 +113,9 @@ def test_openai_endpoint(real, surroundings, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", str(checkpoint), "--host", "127.0.0.1"]
+    # what `vllm serve` runs; the command of the build for CPUs looks for a package named vllm
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint)]
+    command += ["--host", "127.0.0.1"]
     command += ["--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "256"]
     command += ["--served-model-name", "pruned"]
     with (

@@ -97,7 +97,7 @@ def test_others_work_beside_it_is_told(served, tmp_path):
     name, checkpoint = served
     busy = "while True: pass"
     orphan = subprocess.run(  # of nobody here, so its work isn't ours
-        ["/bin/sh", "-c", f"{sys.executable} -c '{busy}' > /dev/null & echo $!"], capture_output=True, text=True
+        ["/bin/sh", "-c", f"{sys.executable} -c '{busy}' > /dev/null 2>&1 & echo $!"], capture_output=True, text=True
     )
     try:
         config = EnergyConfig(engine=name, max_foreign_load=0.1, **SHORT)
