@@ -83,7 +83,7 @@ class EngineProcess:
             try:
                 line = self._lines.get(timeout=patience_s)
             except queue.Empty:
-                self.kill()
+                self.close(peace_s=0)
                 raise EngineDied(
                     f"the engine's process must step or answer within {patience_s:g} s, got silence{self.words}"
                 ) from None
@@ -96,13 +96,8 @@ class EngineProcess:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
         raise EngineDied(f"the engine's process must live while it is measured, got one that ended, {how}{self.words}")
 
-    def kill(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self.close()
-
-    def close(self) -> None:
-        """End it and whatever it started; once, since its number may be another's later."""
+    def close(self, peace_s: float = PEACE_S) -> None:
+        """End it and whatever it started; once, since its number may be another's later. peace_s: to end by itself."""
         if self._words.closed:
             return
         pipes = (self._process.stdin, self._process.stdout)
@@ -110,7 +105,7 @@ class EngineProcess:
             if pipes[0] is not None:
                 pipes[0].close()
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(PEACE_S)
+            self._process.wait(peace_s)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
