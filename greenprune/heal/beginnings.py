@@ -25,8 +25,8 @@ log = logging.getLogger("greenprune")
 
 
 def keeps_stable(config: TextHealing) -> bool:
-    """Several workers' parts of a state stay among themselves."""
-    return config.scheduler == "wsd" and config.num_workers == 1
+    """Several workers' parts of a state stay among themselves, and which domains are read depends on all steps."""
+    return config.scheduler == "wsd" and config.num_workers == 1 and not config.domains
 
 
 class KeepStable(TrainerCallback):

@@ -7,6 +7,7 @@ takes hundreds of megabytes of text, which a tokenizer can't swallow in one piec
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -20,6 +21,7 @@ from greenprune.errors import AssetError
 
 SECTION_CHARACTERS = 4_000  # a plain text file counts as documents of about this length
 DOCUMENTS_AT_ONCE = 64
+MOST_OF_A_DOMAIN = 2  # times its equal share: what it is asked for more is seen again
 log = logging.getLogger("greenprune")
 
 
@@ -27,23 +29,34 @@ def healing_blocks(config: TextHealing | Teaching, tokenizer: Any) -> tuple[torc
     """Training blocks [at most config.blocks, seq_len] and validation blocks [validation_samples, seq_len].
 
     No document gives both. The validation blocks don't depend on the seed, so that runs can be compared.
-    Raises AssetError when the text is too short for the validation blocks and one training block.
+    Of several domains the blocks stand one domain behind the other: of each as many validation blocks, and as many
+    training blocks, those of a short text repeated.
+    Raises AssetError when a text is too short for the validation blocks and one training block.
     """
-    validation = token_blocks(
-        _texts(config, "validation", tokenizer), tokenizer, config.seq_len, config.validation_samples, bos=config.bos
-    )
-    wanted = config.blocks
-    texts = shuffled(_texts(config, "train", tokenizer), config.seed)
-    train = _training_blocks(texts, tokenizer, config.seq_len, wanted, config.bos)
-    if len(train) < wanted:
-        log.info("heal: the text gives %d blocks, each is seen %.1f times", len(train), wanted / len(train))
+    parts = [_blocks_of(dataset, config, tokenizer) for dataset in config.texts()]
+    train, validation = (torch.cat(blocks) for blocks in zip(*parts, strict=True))
     return train, validation
 
 
-def _texts(config: TextHealing | Teaching, part: str, tokenizer: Any) -> Iterator[str]:
+def _blocks_of(dataset: str, config: TextHealing | Teaching, tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training and the validation blocks of one text."""
+    validation = token_blocks(
+        _texts(dataset, "validation", tokenizer), tokenizer, config.seq_len, config.validation_samples, bos=config.bos
+    )
+    wanted = min(config.blocks, math.ceil(MOST_OF_A_DOMAIN * config.blocks / len(config.texts())))
+    texts = shuffled(_texts(dataset, "train", tokenizer), config.seed)
+    train = _training_blocks(texts, tokenizer, config.seq_len, wanted, config.bos)
+    if len(train) < wanted:
+        log.info("heal: %s gives %d blocks, each is seen %.1f times", dataset, len(train), wanted / len(train))
+        if config.domains:
+            train = train.repeat(math.ceil(wanted / len(train)), 1)[:wanted]
+    return train, validation
+
+
+def _texts(dataset: str, part: str, tokenizer: Any) -> Iterator[str]:
     """One side's documents, in an order that doesn't depend on the seed."""
-    texts: Iterable[str] = documents(config.dataset, tokenizer=tokenizer)
-    if config.dataset.endswith(".txt"):
+    texts: Iterable[str] = documents(dataset, tokenizer=tokenizer)
+    if dataset.endswith(".txt"):
         texts = (section for text in texts for section in _sections(text))
     return split_documents(shuffled(texts, seed=0), part)
 

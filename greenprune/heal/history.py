@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers import TrainerState
 
+from greenprune.heal.domains import LOSSES, SHARES
+
 
 @dataclass(frozen=True)
 class TrainingStep:
@@ -26,12 +28,15 @@ class Validation:
     """The validation blocks after `step` steps, which saw `tokens` of training text, in nats a token.
 
     loss: cross-entropy. kl: divergence from the dense model (distillation.py); None where it wasn't measured.
+    losses, shares: of each of heal.domains, the cross-entropy, and the share of what is read from then on.
     """
 
     step: int
     loss: float
     tokens: int
     kl: float | None = None
+    losses: dict[str, float] | None = None
+    shares: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,14 @@ def history_of(
         TrainingStep(entry["step"], entry["loss"], entry["learning_rate"]) for entry in logged if "loss" in entry
     )
     validation = tuple(
-        Validation(entry["step"], entry["eval_loss"], entry["step"] * tokens_per_step, entry.get("eval_kl"))
+        Validation(
+            entry["step"],
+            entry["eval_loss"],
+            entry["step"] * tokens_per_step,
+            entry.get("eval_kl"),
+            entry.get(LOSSES),
+            entry.get(SHARES),
+        )
         for entry in logged
         if "eval_loss" in entry
     )

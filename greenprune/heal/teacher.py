@@ -13,7 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from greenprune.heal.blocks import healing_blocks
 from greenprune.heal.distillation import likeliest
 from greenprune.logs import Seldom
 from greenprune.models import load_checkpoint, load_tokenizer
-from greenprune.models.loss import next_token_logits
+from greenprune.models.loss import mean_loss, next_token_logits
 from greenprune.storage import write_atomically
 
 SHARD_BYTES = 64 * 2**20
@@ -42,7 +42,8 @@ log = logging.getLogger("greenprune")
 @dataclass(frozen=True)
 class RecordFacts:
     """What teacher.json holds. blocks, tokens_sha256: of each part, train and validation, how many blocks and their
-    content. positions: of a block: those that predict one of its tokens. bytes_per_token: of the shards' tensors."""
+    content. positions: of a block: those that predict one of its tokens. bytes_per_token: of the shards' tensors.
+    losses: the model's cross-entropy on the validation blocks of each domain, in nats a token."""
 
     top_k: int
     temperature: float
@@ -52,6 +53,7 @@ class RecordFacts:
     blocks: dict[str, int]
     tokens_sha256: dict[str, str]
     bytes_per_token: float
+    losses: dict[str, float] = field(default_factory=dict)
 
 
 def teach_stage(
@@ -64,15 +66,26 @@ def teach_stage(
     tokenizer = load_tokenizer(checkpoint)
     train, validation = healing_blocks(config, tokenizer)
     model = load_checkpoint(checkpoint, dtype, trust_remote_code=trust_remote_code)
-    facts = write_record(out, model, {"train": train, "validation": validation}, config.top_k, config.temperature)
+    parts = {"train": train, "validation": validation}
+    by_domain = zip(config.domains, validation.chunk(max(1, len(config.domains))), strict=False)
+    losses = {name: mean_loss(model, blocks) for name, blocks in by_domain}
+    facts = write_record(out, model, parts, config.top_k, config.temperature, losses)
     tokens = (len(train) + len(validation)) * config.seq_len
     return {"bytes_per_token": facts.bytes_per_token, "tokens": tokens}
 
 
 def write_record(
-    out: Path, model: PreTrainedModel, parts: dict[str, Tensor], top_k: int, temperature: float = 1.0
+    out: Path,
+    model: PreTrainedModel,
+    parts: dict[str, Tensor],
+    top_k: int,
+    temperature: float = 1.0,
+    losses: dict[str, float] | None = None,
 ) -> RecordFacts:
-    """Record the model's predictions on the blocks [n, seq_len] of each part; shards that are there stay."""
+    """Record the model's predictions on the blocks [n, seq_len] of each part; shards that are there stay.
+
+    losses: of the model on the validation blocks, by domain.
+    """
     vocabulary = model.config.get_text_config().vocab_size
     kept = min(top_k, vocabulary)
     id_type = torch.uint16 if vocabulary <= 2**16 else torch.int32
@@ -96,6 +109,7 @@ def write_record(
         blocks={part: len(blocks) for part, blocks in parts.items()},
         tokens_sha256={part: _digest(blocks) for part, blocks in parts.items()},
         bytes_per_token=bytes_per_block / seq_len,
+        losses=losses or {},
     )
     write_atomically(out / FACTS, json.dumps(asdict(facts)))
     return facts

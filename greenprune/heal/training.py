@@ -32,6 +32,7 @@ from greenprune.data import drawn_in_passes
 from greenprune.errors import HealingDiverged
 from greenprune.heal.beginnings import KeepStable, keeps_stable
 from greenprune.heal.distillation import divergence
+from greenprune.heal.domains import LOSSES, DomainOrder
 from greenprune.heal.progress import DivergenceStop, TrainingProgress
 from greenprune.heal.resume import last_whole_checkpoint
 from greenprune.heal.sharded import deepspeed_settings
@@ -58,17 +59,19 @@ def train(
     start, every config.eval_every steps, and at the end. Raises HealingDiverged.
     """
     resume_from = _agreed(work, config.num_workers)
+    order = _order(len(blocks), config, teacher)
     trainer = HealingTrainer(
         config,
         teacher,
         model=model,
         args=_arguments(config, work, resuming=resume_from is not None),
-        train_dataset=_TrainingBlocks(blocks, config, teacher.part("train") if teacher else None),
+        train_dataset=_TrainingBlocks(blocks, order, teacher.part("train") if teacher else None),
         eval_dataset=_Blocks(validation, teacher.part("validation") if teacher else None),
         data_collator=default_data_collator,
         callbacks=[
             DivergenceStop(config.divergence_factor, distils="kd" in config.weights),
             TrainingProgress(),
+            *([order] if isinstance(order, DomainOrder) else []),
             *([KeepStable(config.stable_steps)] if keeps_stable(config) else []),
             *callbacks,
         ],
@@ -124,14 +127,16 @@ def peak_memory() -> int | None:
 class HealingTrainer(Trainer):
     """The stock Trainer, with a loss against the teacher's record where `heal.loss` has one.
 
-    Validation always gives the cross-entropy, and the divergence from the teacher where the record has those blocks.
+    Validation always gives the cross-entropy, and the divergence from the teacher where the record has those blocks;
+    the cross-entropy of each domain where there are some.
     """
 
     def __init__(self, config: TextHealing, teacher: Teacher | None, **more: Any) -> None:
         super().__init__(**more)
         self.weights = config.weights
         self.temperature = config.teacher.temperature
-        self.validated: list[Tensor] = []
+        self.domains = list(config.domains)
+        self.validated: dict[str, list[Tensor]] = {}
         assert teacher is not None or "kd" not in self.weights, "who distils has a teacher"
 
     def compute_loss(
@@ -146,9 +151,13 @@ class HealingTrainer(Trainer):
                 loss = loss * targets.numel() / num_items_in_batch * self.accelerator.num_processes
             return (loss, {"logits": logits}) if return_outputs else loss
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if ids is not None and not model.training:
-            apart = divergence(outputs.logits[:, :-1], ids, log_probs, self.temperature)
-            self.validated.append(self.accelerator.gather_for_metrics(apart).flatten().cpu())
+        if not model.training:
+            logits, targets = outputs.logits[:, :-1], inputs["input_ids"][:, 1:]
+            if ids is not None:
+                self._validated("kl", divergence(logits, ids, log_probs, self.temperature))
+            if self.domains:
+                each = [cross_entropy(*block) for block in zip(logits.split(1), targets.split(1), strict=True)]
+                self._validated("losses", torch.stack(each) / targets.shape[1])
         return (loss, outputs) if return_outputs else loss
 
     def objective(self, logits: Tensor, targets: Tensor, ids: Tensor, log_probs: Tensor) -> Tensor:
@@ -162,11 +171,19 @@ class HealingTrainer(Trainer):
             loss = loss + self.weights["ce"] * cross_entropy(logits, targets) / targets.numel()
         return loss
 
+    def _validated(self, name: str, values: Tensor) -> None:
+        """Keep what a batch of validation blocks gave, of all workers, in the blocks' order."""
+        self.validated.setdefault(name, []).append(self.accelerator.gather_for_metrics(values).flatten().cpu())
+
     def evaluation_loop(self, *args: Any, **more: Any) -> Any:
         self.validated.clear()
         output = super().evaluation_loop(*args, **more)
-        if self.validated:
-            output.metrics["eval_kl"] = torch.cat(self.validated).mean().item()
+        found = {name: torch.cat(values) for name, values in self.validated.items()}
+        if "kl" in found:
+            output.metrics["eval_kl"] = found["kl"].mean().item()
+        if "losses" in found:
+            by_domain = found["losses"].view(len(self.domains), -1).mean(dim=1).tolist()
+            output.metrics[LOSSES] = dict(zip(self.domains, by_domain, strict=True))
         return output
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -241,20 +258,28 @@ class _Blocks(Dataset):
         return example if self.taught is None else example | dict(zip(TAUGHT, self.taught[index], strict=True))
 
 
-class _TrainingBlocks(_Blocks):
-    """Exactly the blocks of all steps, in one order drawn with the seed; each pass is a fresh permutation.
+def _order(blocks: int, config: TextHealing, teacher: Teacher | None) -> DomainOrder | Tensor:
+    """The numbers of the blocks of all steps, drawn with the seed; each pass is a fresh permutation.
 
     With wsd the first pass is in the text's order, which has been drawn already: a run of more steps begins with the
     same blocks then.
     """
+    if config.domains:
+        assert teacher is not None, "who reads by domains has a record with the dense model's losses"
+        return DomainOrder(blocks // len(config.domains), teacher.facts.losses, config)
+    order = drawn_in_passes(blocks, config.blocks, torch.Generator().manual_seed(config.seed))
+    if config.scheduler == "wsd":
+        first = order[:blocks]
+        first.copy_(torch.arange(len(first)))
+    return order
 
-    def __init__(self, blocks: Tensor, config: TextHealing, taught: TeacherRows | None) -> None:
+
+class _TrainingBlocks(_Blocks):
+    """Exactly the blocks of all steps, in their order."""
+
+    def __init__(self, blocks: Tensor, order: DomainOrder | Tensor, taught: TeacherRows | None) -> None:
         super().__init__(blocks, taught)
-        generator = torch.Generator().manual_seed(config.seed)
-        self.order = drawn_in_passes(len(blocks), config.blocks, generator)
-        if config.scheduler == "wsd":
-            first = self.order[: len(blocks)]
-            first.copy_(torch.arange(len(first)))
+        self.order = order
 
     def __len__(self) -> int:
         return len(self.order)

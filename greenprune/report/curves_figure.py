@@ -29,7 +29,7 @@ def curves_figure(run: ReportedRun, quality: str) -> Figure:
     figure_module = need("matplotlib.figure")
     check_quality(run.trials, quality)
     losses = load_trials(run.path, curves=True)
-    losses = losses[losses["split"] == "validation"]
+    losses = losses[(losses["split"] == "validation") & losses["domain"].isna()]
     panels = 1 if losses.empty else 2
     with need("matplotlib").rc_context(STYLE):
         figure: Figure = figure_module.Figure(figsize=(6.4 * panels, 4.8), layout="constrained")

@@ -80,18 +80,23 @@ def rows_of_tasks(run: str | Path) -> DataFrame:
 def rows_of_healing(run: str | Path) -> DataFrame:
     """A row a logged step of healing: `step` (int64), `split` (str: `train` or `validation`), `loss` (float64, nats a
     token), `learning_rate` (float64; of training alone), and of validation alone `tokens` (Int64, of training text seen
-    by then) and `kl` (float64, divergence from the dense model in nats a token, where it was measured). Trials that
-    weren't healed, or whose history isn't in the storage any more, have no row.
+    by then) and `kl` (float64, divergence from the dense model in nats a token, where it was measured). Where
+    heal.domains has several texts, a validation has a row more for each of them: `domain` (str), its `loss`, and
+    `share` (float64), how much of what is read from then on is its. Trials that weren't healed, or whose history isn't
+    in the storage any more, have no row.
     """
 
     def rows(result: TrialResult, storage: Any) -> Iterator[dict[str, Any]]:
         history = artifact_json(storage, result, "heal", "history.json") or {}
         for split in ("train", "validation"):
             for each in history.get(split, ()):
-                yield {"split": split} | {name: each.get(name) for name in types if name != "split"}
+                row = {"split": split} | {name: each.get(name) for name in types if name != "split"}
+                yield row
+                for domain, loss in (each.get("losses") or {}).items():
+                    yield row | {"domain": domain, "loss": loss, "share": each["shares"][domain], "kl": None}
 
-    types = {"step": "int64", "split": "str", "loss": "float64", "learning_rate": "float64"}
-    types |= {"tokens": "Int64", "kl": "float64"}
+    types = {"step": "int64", "split": "str", "domain": "str", "loss": "float64", "learning_rate": "float64"}
+    types |= {"tokens": "Int64", "kl": "float64", "share": "float64"}
     return _from_artifacts(run, rows, types)
 
 

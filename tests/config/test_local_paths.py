@@ -92,7 +92,7 @@ def test_a_trial_of_a_file_runs_from_another_directory_and_from_its_own_record(
 
 
 def test_every_key_that_names_a_text_is_known_to_do_so():
-    named = {key for key in known_keys() if key.split(".")[-1] in ("dataset", "perplexity")}
+    named = {key for key in known_keys() if key.split(".")[-1] in ("dataset", "domains", "perplexity")}
     assert named == set(TEXTS_AT)
     data = {"model": {"id": "x", "revision": "y"}, "prune": {"method": "z"}, "name": "n"}
     assert named_in(data, lambda key, name: f"{key}!{name}") == data | {"model": {"id": "model.id!x", "revision": "y"}}
