@@ -68,7 +68,7 @@ def _walk(config: TrialConfig, stages: Stages, number: int) -> TrialResult:
 
     statistics = _collect(stages, config, dense)
     pruned = _prune(stages, config, dense, statistics)
-    model = _heal(stages, config, pruned, _teach(stages, config, dense))
+    model = _heal(stages, config, pruned, _teach(stages, config, dense), dense)
     accuracy = _accuracy(stages, config, model)
     energy, dense_energy = _energy(stages, config, model, dense)
 
@@ -128,13 +128,14 @@ def _teach(stages: Stages, config: TrialConfig, dense: Source) -> Artifact | Non
 
 
 def _heal(
-    stages: Stages, config: TrialConfig, pruned: Source | Artifact, teacher: Artifact | None = None
+    stages: Stages, config: TrialConfig, pruned: Source | Artifact, teacher: Artifact | None, dense: Source
 ) -> Source | Artifact:
     """Healing, and whatever other stages turn the pruned model into the one that is measured, in their order."""
+    beside = dense if config.heal.wants_dense() else None
     model = pruned
     for name, stage in STAGES.items():
         if stage.role == "model" and name != "prune" and (section := getattr(config, stage.key)).method != "none":
-            parents = {"checkpoint": model, "teacher": teacher}
+            parents = {"checkpoint": model, "teacher": teacher, "dense": beside}
             inputs = {parent: parents[parent] for parent in stage.needs}
             facts = {"calibration": config.calibration.identity()} if wants_text(section) else {}
             options = _loading(config) | (_scratch(stages) if getattr(section, "num_workers", 1) > 1 else {})

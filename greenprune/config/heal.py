@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, create_model, field_validator, model_validator
 
@@ -32,6 +32,10 @@ class HealConfig(Section):
     def teaching(self) -> Teaching | None:
         """What the dense model must have predicted beforehand; None where nobody asks."""
         return None
+
+    def wants_dense(self) -> bool:
+        """Whether the dense model is in memory beside the one that is trained."""
+        return False
 
 
 class NoHealing(HealConfig):
@@ -67,11 +71,14 @@ class Teaching(Section):
         return [*self.domains.values()] or [self.dataset]
 
 
+Loss = Literal["ce", "kd", "hidden"]
+
+
 class TextHealing(HealConfig):
     """What every healer that trains on blocks of text takes.
 
     `loss` is next-token cross-entropy, the divergence from the dense model (knowledge distillation, Hinton et al.
-    2015), or a weighted sum of both. `tokens` is another way to say `steps`: both give the same key.
+    2015), the distance from its states, or a weighted sum. `tokens` is another way to say `steps`: both give the same key.
     """
 
     LATER: ClassVar[Mapping[str, Any]] = {
@@ -91,8 +98,10 @@ class TextHealing(HealConfig):
         description="named texts in place of dataset, {web: c4, wiki: wikitext2}: what is read more, behind each "
         "validation, is the text whose loss exceeds the dense model's most",
     )
-    loss: Literal["ce", "kd"] | dict[Literal["ce", "kd"], float] = Field(
-        "ce", description="ce: next token; kd: KL to the dense model; or their weights, {ce: 0.3, kd: 0.7}"
+    loss: Loss | dict[Loss, float] = Field(
+        "ce",
+        description="ce: next token; kd: KL to the dense model; hidden: relative error of all layers' states, the dense "
+        "model beside; or their weights, {ce: 0.3, kd: 0.7}",
     )
     teacher: TeacherConfig = TeacherConfig()
     track_kl: bool = Field(False, description="record the KL to the dense model at each validation, also with loss: ce")
@@ -159,11 +168,19 @@ class TextHealing(HealConfig):
         return [*self.domains.values()] or [self.dataset]
 
     def teaching(self) -> Teaching | None:
-        if "kd" not in self.weights and not self.track_kl and not self.domains:
+        if not (self.distils or self.track_kl or self.domains):
             return None
         names = ("dataset", "domains", "seq_len", "bos", "validation_samples", "seed")
         texts = {name: getattr(self, name) for name in names} | ({"dataset": ""} if self.domains else {})
         return Teaching(blocks=self.blocks if "kd" in self.weights else 0, **texts, **self.teacher.model_dump())
+
+    @property
+    def distils(self) -> bool:
+        """Whether the dense model has a say in what is minimised."""
+        return bool(self.weights.keys() - {"ce"})
+
+    def wants_dense(self) -> bool:
+        return "hidden" in self.weights
 
     def identity(self) -> dict[str, Any]:
         fields = super().identity()
@@ -190,9 +207,10 @@ class TextHealing(HealConfig):
     def _known_loss(cls, value: Any) -> Any:
         weights = value if isinstance(value, Mapping) else {value: 1.0} if isinstance(value, str) else {}
         numbers = [w for w in weights.values() if isinstance(w, int | float) and not isinstance(w, bool) and w >= 0]
-        if weights.keys() - {"ce", "kd"} or len(numbers) < len(weights) or not any(numbers):
+        if weights.keys() - {*get_args(Loss)} or len(numbers) < len(weights) or not any(numbers):
             raise ValueError(
-                f"must be ce, kd, or weights of these such as {{ce: 0.3, kd: 0.7}}, got {value!r}; use one of them"
+                f"must be {', '.join(get_args(Loss))}, or weights of these such as {{ce: 0.3, kd: 0.7}}, got "
+                f"{value!r}; use one of them"
             )
         return value
 
@@ -211,6 +229,11 @@ class TextHealing(HealConfig):
             raise ValueError(
                 f"gradient_accumulation must be a multiple of num_workers ({self.num_workers}), which share its "
                 f"forwards, got {self.gradient_accumulation}; change either"
+            )
+        if self.wants_dense() and self.num_workers > 1:
+            raise ValueError(
+                f"num_workers must be 1 where loss has hidden, got {self.num_workers}: every worker would hold the whole "
+                "dense model; use kd, whose teacher is a record, or one worker"
             )
         if self.warmup_steps > self.num_steps:
             raise ValueError(

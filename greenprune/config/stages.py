@@ -98,7 +98,7 @@ STAGES: dict[str, Stage] = {
         2,
         "heal",
         "model",
-        needs=("checkpoint", "teacher"),
+        needs=("checkpoint", "teacher", "dense"),
         default=NoHealing(),
         variants=HEAL_VARIANTS,
         resumes=True,

@@ -71,6 +71,16 @@ class TrialSections(Section):
         return self
 
     @model_validator(mode="after")
+    def _states_are_as_wide(self) -> TrialSections:
+        """A loss on states compares them number by number."""
+        if self.heal.wants_dense() and "hidden" in getattr(self.prune, "targets", ()):
+            raise ValueError(
+                f"heal.loss hidden compares states with the dense model's, which prune.targets with hidden makes "
+                f"narrower, got {self.prune.targets}; use kd, or leave hidden out of either"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _engine_loads_it(self) -> TrialSections:
         """What the stage before the benchmarks writes, the energy workload's engine must be able to run."""
         if (energy := self.benchmark.energy) is None:

@@ -4,9 +4,10 @@ A healer is one file here, one entry of HEALERS in config/heal.py, and one row o
 
 lora.py trains adapters, merge.py merges them, targets.py names the projections that get one, quantised.py loads the
 4-bit base; full.py trains all weights. For any healer: blocks.py makes the data, teacher.py records what the dense
-model says on it, training.py trains, with the losses of distillation.py, progress.py watches the loss, history.py keeps
-it, resume.py finds what a former attempt left, beginnings.py what a shorter run did already, sharded.py is for several
-workers, quiet.py hushes the libraries.
+model says on it, beside.py has it beside the student, training.py trains, with the losses of distillation.py, domains.py
+says which of several texts is read, progress.py watches the loss, history.py keeps it, resume.py finds what a former
+attempt left, beginnings.py what a shorter run did already, sharded.py is for several workers, quiet.py hushes the
+libraries.
 """
 
 from __future__ import annotations
@@ -60,15 +61,17 @@ def heal_stage(
     dtype: str,
     trust_remote_code: bool = False,
     teacher: Path | None = None,
+    dense: Path | None = None,
     scratch: str = "",
 ) -> dict[str, Any] | None:
     """Heal the model in `checkpoint`; write `out/checkpoint/` (with its tokenizer) and `out/history.json`.
 
     `dtype` is that of the checkpoint and of the result; `teacher` the folder of the dense model's record (teacher.py),
-    where config.teaching() asks for one. Training resumes from what a former attempt left in
-    `out/work`, which is removed at the end. history.json: see `history.History`. Every healer so far trains on
-    text, so `config` has the fields of TextHealing. Where that asks for several workers, scratch is a folder of the
-    storage that all of them see, and the energy of all is given, as far as it was metered.
+    where config.teaching() asks for one, `dense` the dense model where config.wants_dense(); `checkpoint` is in the
+    folder that the prune stage left then. Training resumes from what a former attempt left in `out/work`, which is
+    removed at the end. history.json: see `history.History`. Every healer so far trains on text, so `config` has the
+    fields of TextHealing. Where that asks for several workers, scratch is a folder of the storage that all of them see,
+    and the energy of all is given, as far as it was metered.
 
     Raises AssetError (data out of reach or too short), ConfigError (unknown target module, a mask that several workers
     would fill), HealingDiverged.
@@ -80,7 +83,7 @@ def heal_stage(
     shutil.rmtree(out / "checkpoint", ignore_errors=True)  # a former attempt's, perhaps half-written
     train, validation = healing_blocks(config, load_tokenizer(checkpoint))
     given: dict[str, Any] = {"out": out, "checkpoint": checkpoint, "config": config, "teacher": teacher}
-    given |= {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    given |= {"dense": dense, "dtype": dtype, "trust_remote_code": trust_remote_code}
     made = None
     if config.num_workers == 1:
         heal_here(train=train, validation=validation, **given)
@@ -104,10 +107,12 @@ def heal_here(
     dtype: str,
     trust_remote_code: bool,
     teacher: Path | None,
+    dense: Path | None,
 ) -> None:
     """`heal_stage` in this process, which may be one of several workers: the first of them writes."""
     from greenprune._callable import function_named
     from greenprune.config import HEALERS
+    from greenprune.heal.beside import DenseBeside
     from greenprune.heal.teacher import Teacher
     from greenprune.models import load_tokenizer, save_checkpoint
     from greenprune.storage import write_atomically
@@ -115,7 +120,10 @@ def heal_here(
     function = HEALERS[config.method].function
     assert function is not None, f"heal.method {config.method} trains nothing, so it is no stage"
     heal: HealingFunction = function_named(function)
-    more = {"teacher": Teacher(teacher, {"train": train, "validation": validation})} if teacher else {}
+    more = {}
+    if teacher:
+        beside = DenseBeside.of(dense, checkpoint, dtype, trust_remote_code) if dense else None
+        more["teacher"] = Teacher(teacher, {"train": train, "validation": validation}, beside)
     healed = heal(checkpoint, train, validation, config, out / "work", dtype, trust_remote_code, **more)
     if healed is not None:
         model, history = healed

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from greenprune.config import Teaching
 from greenprune.errors import GreenpruneError
+from greenprune.heal.beside import DenseBeside
 from greenprune.heal.blocks import healing_blocks
 from greenprune.heal.distillation import likeliest
 from greenprune.logs import Seldom
@@ -139,10 +140,13 @@ def _write_shard(
 
 
 class Teacher:
-    """A record that is read. Raises GreenpruneError where it is of other blocks than those that are healed on."""
+    """A record that is read, and the dense model itself where it is beside the student.
 
-    def __init__(self, folder: Path, parts: dict[str, Tensor]) -> None:
-        self.folder = folder
+    Raises GreenpruneError where the record is of other blocks than those that are healed on.
+    """
+
+    def __init__(self, folder: Path, parts: dict[str, Tensor], beside: DenseBeside | None = None) -> None:
+        self.folder, self.beside = folder, beside
         self.facts = RecordFacts(**json.loads((folder / FACTS).read_text()))
         for part, blocks in parts.items():
             if self.facts.blocks[part] and self.facts.tokens_sha256[part] != _digest(blocks):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from greenprune.config import TextHealing
 from greenprune.data import drawn_in_passes
 from greenprune.errors import HealingDiverged
 from greenprune.heal.beginnings import KeepStable, keeps_stable
+from greenprune.heal.beside import States
 from greenprune.heal.distillation import divergence
 from greenprune.heal.domains import LOSSES, DomainOrder
 from greenprune.heal.progress import DivergenceStop, TrainingProgress
@@ -69,7 +71,7 @@ def train(
         eval_dataset=_Blocks(validation, teacher.part("validation") if teacher else None),
         data_collator=default_data_collator,
         callbacks=[
-            DivergenceStop(config.divergence_factor, distils="kd" in config.weights),
+            DivergenceStop(config.divergence_factor, distils=config.distils),
             TrainingProgress(),
             *([order] if isinstance(order, DomainOrder) else []),
             *([KeepStable(config.stable_steps)] if keeps_stable(config) else []),
@@ -125,7 +127,7 @@ def peak_memory() -> int | None:
 
 
 class HealingTrainer(Trainer):
-    """The stock Trainer, with a loss against the teacher's record where `heal.loss` has one.
+    """The stock Trainer, with a loss against the teacher's record and the dense model's states where `heal.loss` has one.
 
     Validation always gives the cross-entropy, and the divergence from the teacher where the record has those blocks;
     the cross-entropy of each domain where there are some.
@@ -133,20 +135,24 @@ class HealingTrainer(Trainer):
 
     def __init__(self, config: TextHealing, teacher: Teacher | None, **more: Any) -> None:
         super().__init__(**more)
-        self.weights = config.weights
+        self.weights, self.distils = config.weights, config.distils
+        self.beside = teacher.beside if teacher else None
         self.temperature = config.teacher.temperature
         self.domains = list(config.domains)
         self.validated: dict[str, list[Tensor]] = {}
-        assert teacher is not None or "kd" not in self.weights, "who distils has a teacher"
+        assert teacher is not None or not self.distils, "who distils has a teacher"
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         ids, log_probs = (inputs.pop(name, None) for name in TAUGHT)
-        if model.training and "kd" in self.weights:
-            logits = model(input_ids=inputs["input_ids"], use_cache=False).logits[:, :-1]
+        if model.training and self.distils:
+            with self._watching(model) as states:
+                logits = model(input_ids=inputs["input_ids"], use_cache=False).logits[:, :-1]
             targets = inputs["input_ids"][:, 1:]
             loss = self.objective(logits, targets, ids, log_probs)
+            if self.beside is not None:
+                loss = loss + self.weights["hidden"] * self.beside.error(states, inputs["input_ids"])
             if num_items_in_batch is not None:  # of all accumulated batches of all workers, whose mean is taken then
                 loss = loss * targets.numel() / num_items_in_batch * self.accelerator.num_processes
             return (loss, {"logits": logits}) if return_outputs else loss
@@ -160,13 +166,24 @@ class HealingTrainer(Trainer):
                 self._validated("losses", torch.stack(each) / targets.shape[1])
         return (loss, outputs) if return_outputs else loss
 
-    def objective(self, logits: Tensor, targets: Tensor, ids: Tensor, log_probs: Tensor) -> Tensor:
-        """Weighted mean loss of a batch: logits [B, P, vocabulary], targets [B, P], ids and log_probs [B, P, k].
+    def _watching(self, model: Any) -> AbstractContextManager[States]:
+        """Inside, a forward of the student gives its states, where a loss asks for them."""
+        if self.beside is None:
+            return nullcontext([])
+        trained = self.accelerator.unwrap_model(model)
+        return self.beside.watching(trained.get_base_model() if hasattr(trained, "peft_config") else trained)
+
+    def objective(self, logits: Tensor, targets: Tensor, ids: Tensor | None, log_probs: Tensor | None) -> Tensor:
+        """Weighted mean loss of a batch's predictions: logits [B, P, vocabulary], targets [B, P], ids and log_probs
+        [B, P, k].
 
         The divergence counts temperature² times, so that its gradient keeps its size (Hinton et al. 2015, section 2).
         """
-        kd = divergence(logits, ids, log_probs, self.temperature).mean() * self.temperature**2
-        loss = self.weights["kd"] * kd
+        loss = logits.new_zeros((), dtype=torch.float32)
+        if "kd" in self.weights:
+            assert ids is not None and log_probs is not None, "who distils has what the teacher said"
+            kd = divergence(logits, ids, log_probs, self.temperature).mean() * self.temperature**2
+            loss = loss + self.weights["kd"] * kd
         if "ce" in self.weights:
             loss = loss + self.weights["ce"] * cross_entropy(logits, targets) / targets.numel()
         return loss

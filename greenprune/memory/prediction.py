@@ -207,6 +207,7 @@ def of_heal(sizes: ModelSizes, config: HealConfig, facts: Mapping[str, Any], dev
     """In each of `config.num_workers` processes; a healer of other fields counts the weights alone."""
     if not isinstance(config, TextHealing):
         return Memory(sizes.weight_bytes)
+    dense = sizes.weight_bytes if config.wants_dense() else 0
     batch = config.batch_size * config.seq_len
     kept = sizes.layers * batch * sizes.hidden * sizes.itemsize + 3 * layer_activations(sizes, batch)
     activations = kept if config.gradient_checkpointing else 2 * sizes.layers * layer_activations(sizes, batch)
@@ -214,12 +215,12 @@ def of_heal(sizes: ModelSizes, config: HealConfig, facts: Mapping[str, Any], dev
     if isinstance(config, LoraHealing):
         widths = 4 * (sizes.hidden + sizes.attention) + 3 * (sizes.hidden + sizes.channels)
         adapters = config.rank * widths * sizes.layers * FLOAT32
-        return Memory(sizes.weight_bytes, activations, gradients=adapters + 3 * adapters // config.num_workers)
+        return Memory(dense + sizes.weight_bytes, activations, gradients=adapters + 3 * adapters // config.num_workers)
     weights, live = sizes.parameters * FLOAT32, 0
     if config.num_workers > 1:
         live = min(LIVE_PARAMETERS, sizes.parameters) * FLOAT32
     share = weights // config.num_workers
-    return Memory(share + live, activations, gradients=3 * share)
+    return Memory(dense + share + live, activations, gradients=3 * share)
 
 
 def of_quantize(sizes: ModelSizes, config: QuantizeConfig, facts: Mapping[str, Any], devices: Devices) -> Memory:

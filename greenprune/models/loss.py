@@ -1,4 +1,5 @@
-"""How badly a model predicts text: next-token cross-entropy, in nats, taken in fp32 whatever the model's dtype.
+"""How badly a model predicts text: next-token cross-entropy, in nats, taken in fp32 whatever the model's dtype. And how
+far its states are from another's.
 
 All logits of a forward would be its largest tensor (1 GiB for 2048 tokens of a 128k vocabulary), so they are made for
 some positions at a time, with a gradient too.
@@ -20,6 +21,13 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Sum over all positions. logits [batch, positions, vocabulary]; targets [batch, positions]: what came."""
     targets = targets.flatten().to(logits.device)  # the head may be on another GPU than the tokens
     return nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum")
+
+
+def relative_error(states: Tensor, wanted: Tensor) -> Tensor:
+    """Mean over tokens of ||states - wanted||² / ||wanted||². [..., hidden] -> []."""
+    wanted = wanted.float()
+    sizes = wanted.square().sum(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
+    return ((states.float() - wanted).square().sum(dim=-1) / sizes).mean()
 
 
 def total_loss(model: PreTrainedModel, ids: Tensor) -> float:

@@ -24,6 +24,7 @@ from greenprune.config import RatioPruning
 from greenprune.data import drawn_in_passes
 from greenprune.models.decoder import layer_output
 from greenprune.models.in_files import borrowed
+from greenprune.models.loss import relative_error
 from greenprune.models.surgery import in_place_of
 from greenprune.prune import Calibration, Removed
 from greenprune.prune.reconstruct import SideBySide, reconstruct
@@ -37,18 +38,6 @@ LEARNING_RATE = 1e-4  # falls to 0 over the steps, linearly
 SEED = 0
 
 Weights = list[dict[str, Tensor]]  # of each layer of a window, by name
-
-# -------------------------------------------------------------------------------------------------- maths
-
-
-def relative_error(states: Tensor, wanted: Tensor) -> Tensor:
-    """Mean over tokens of ||states - wanted||² / ||wanted||². [..., hidden] -> []."""
-    wanted = wanted.float()
-    sizes = wanted.square().sum(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
-    return ((states.float() - wanted).square().sum(dim=-1) / sizes).mean()
-
-
-# ------------------------------------------------------------------------------------------------- wiring
 
 
 def reconstruct_by_windows(
