@@ -58,7 +58,7 @@ class Teaching(Section):
     LATER: ClassVar[Mapping[str, Any]] = {"domains": {}}
 
     dataset: str
-    domains: dict[str, str] = {}
+    domains: dict[str, str] = Field({})
     blocks: Int
     seq_len: Int
     bos: Bos
@@ -78,7 +78,8 @@ class TextHealing(HealConfig):
     """What every healer that trains on blocks of text takes.
 
     `loss` is next-token cross-entropy, the divergence from the dense model (knowledge distillation, Hinton et al.
-    2015), the distance from its states, or a weighted sum. `tokens` is another way to say `steps`: both give the same key.
+    2015), the distance from its states, or a weighted sum. `tokens` is another way to say `steps`: both give the same
+    key.
     """
 
     LATER: ClassVar[Mapping[str, Any]] = {
@@ -100,8 +101,8 @@ class TextHealing(HealConfig):
     )
     loss: Loss | dict[Loss, float] = Field(
         "ce",
-        description="ce: next token; kd: KL to the dense model; hidden: relative error of all layers' states, the dense "
-        "model beside; or their weights, {ce: 0.3, kd: 0.7}",
+        description="ce: next token; kd: KL to the dense model; hidden: relative error of all layers' states, with the "
+        "dense model beside; or their weights, {ce: 0.3, kd: 0.7}",
     )
     teacher: TeacherConfig = TeacherConfig()
     track_kl: bool = Field(False, description="record the KL to the dense model at each validation, also with loss: ce")
@@ -232,8 +233,8 @@ class TextHealing(HealConfig):
             )
         if self.wants_dense() and self.num_workers > 1:
             raise ValueError(
-                f"num_workers must be 1 where loss has hidden, got {self.num_workers}: every worker would hold the whole "
-                "dense model; use kd, whose teacher is a record, or one worker"
+                f"num_workers must be 1 where loss has hidden, got {self.num_workers}: every worker would hold the "
+                "whole dense model; use kd, whose teacher is a record, or one worker"
             )
         if self.warmup_steps > self.num_steps:
             raise ValueError(

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from greenprune.config.section import Int, Section
 from greenprune.errors import ConfigError, nearest
 
-COMPENSATION_VERSION = 1  # raised when what prune.reconstruct or prune.patch gives changes for the same input
+COMPENSATION_VERSION = 2  # raised when what prune.reconstruct or prune.patch gives changes for the same input
 
 
 @dataclass(frozen=True)

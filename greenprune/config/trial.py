@@ -73,10 +73,11 @@ class TrialSections(Section):
     @model_validator(mode="after")
     def _states_are_as_wide(self) -> TrialSections:
         """A loss on states compares them number by number."""
-        if self.heal.wants_dense() and "hidden" in getattr(self.prune, "targets", ()):
+        targets = getattr(self.prune, "targets", ())
+        if self.heal.wants_dense() and "hidden" in targets:
             raise ValueError(
                 f"heal.loss hidden compares states with the dense model's, which prune.targets with hidden makes "
-                f"narrower, got {self.prune.targets}; use kd, or leave hidden out of either"
+                f"narrower, got {targets}; use kd, or leave hidden out of either"
             )
         return self
 

@@ -4,10 +4,10 @@ A healer is one file here, one entry of HEALERS in config/heal.py, and one row o
 
 lora.py trains adapters, merge.py merges them, targets.py names the projections that get one, quantised.py loads the
 4-bit base; full.py trains all weights. For any healer: blocks.py makes the data, teacher.py records what the dense
-model says on it, beside.py has it beside the student, training.py trains, with the losses of distillation.py, domains.py
-says which of several texts is read, progress.py watches the loss, history.py keeps it, resume.py finds what a former
-attempt left, beginnings.py what a shorter run did already, sharded.py is for several workers, quiet.py hushes the
-libraries.
+model says on it, beside.py has it beside the student, training.py trains, with the losses of distillation.py,
+domains.py says which of several texts is read, progress.py watches the loss, history.py keeps it, resume.py finds what
+a former attempt left, beginnings.py what a shorter run did already, sharded.py is for several workers, quiet.py hushes
+the libraries.
 """
 
 from __future__ import annotations

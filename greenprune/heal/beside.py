@@ -59,8 +59,8 @@ class DenseBeside:
         widths = [model.config.get_text_config().hidden_size for model in (student, self.model)]
         if widths[0] != widths[1] or len(layers) != len(self.matched):
             raise ConfigError(
-                "heal.loss hidden needs a student with the dense model's hidden size, all of whose layers are the dense "
-                f"model's, got hidden sizes {widths[0]} and {widths[1]}, and {len(layers)} layers for "
+                "heal.loss hidden needs a student with the dense model's hidden size, all of whose layers are the "
+                f"dense model's, got hidden sizes {widths[0]} and {widths[1]}, and {len(layers)} layers for "
                 f"{len(self.matched)}; use kd or ce"
             )
         with Hooks() as hooks:

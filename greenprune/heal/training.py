@@ -127,7 +127,7 @@ def peak_memory() -> int | None:
 
 
 class HealingTrainer(Trainer):
-    """The stock Trainer, with a loss against the teacher's record and the dense model's states where `heal.loss` has one.
+    """The stock Trainer, whose loss may ask the teacher's record and the dense model's states (heal.loss).
 
     Validation always gives the cross-entropy, and the divergence from the teacher where the record has those blocks;
     the cross-entropy of each domain where there are some.
@@ -181,7 +181,8 @@ class HealingTrainer(Trainer):
         """
         loss = logits.new_zeros((), dtype=torch.float32)
         if "kd" in self.weights:
-            assert ids is not None and log_probs is not None, "who distils has what the teacher said"
+            assert ids is not None, "who distils has what the teacher said"
+            assert log_probs is not None, "and how sure it was"
             kd = divergence(logits, ids, log_probs, self.temperature).mean() * self.temperature**2
             loss = loss + self.weights["kd"] * kd
         if "ce" in self.weights:

@@ -6,6 +6,7 @@
     correction, ridge = sums.solve()        # D of the least sum over tokens of weight² ||x D - error||², + ridge
 
 The ridge adds, for each input, ridge * the sum of weight² x² * ||its row of D||²: as if all inputs were of one size.
+Where a constant stands beside them, that is the sum around the mean of x: the constant makes the mean, unshrunk.
 
 Memory goes with the square of the inputs, not with the tokens. How strong the ridge is, tokens decide that are held
 back: from the sums alone their error is known for every candidate. Then all tokens make the correction.
@@ -19,6 +20,7 @@ from torch import Tensor
 from greenprune.errors import ModelError
 
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of each input's square
+LEAST_SQUARE = 1e-6  # of what its mean has too: an input that is the same for every token isn't singular
 UNCHOSEN = 1.0
 HELD_BACK = 4  # every fourth sample
 
@@ -72,7 +74,10 @@ class RegressionSums:
         return float((made * (self.products[1] @ made - 2 * self.crosses[1])).sum())
 
     def _solution(self, products: Tensor, crosses: Tensor, ridge: float) -> Tensor:
-        penalty = ridge * products.diagonal().clamp(min=torch.finfo(torch.float32).tiny)
+        squares = products.diagonal().clamp(min=torch.finfo(torch.float32).tiny)
+        if self.constant:
+            squares = torch.maximum(squares - products[-1].square() / products[-1, -1], LEAST_SQUARE * squares)
+        penalty = ridge * squares
         penalty[len(penalty) - self.constant :] = 0
         damped = products.clone()
         damped.diagonal().add_(penalty)

@@ -19,7 +19,6 @@ from greenprune.heal.lora import heal_with_lora
 from greenprune.models import load_checkpoint, remove_layers, save_checkpoint
 from greenprune.trial import run_trial
 
-
 TOKENS = TRAIN[:4] + 1  # 0 is padding, whose states are 0
 
 

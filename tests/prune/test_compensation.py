@@ -94,6 +94,25 @@ def test_a_constant_is_not_shrunk():
     torch.testing.assert_close(sums.solve()[0], torch.tensor([[0.0, 0.0], [5.0, 5.0]], dtype=torch.float64))
 
 
+def test_beside_a_constant_the_mean_of_an_input_is_no_reason_to_shrink_it(random):
+    x, errors = torch.randn(50, 6, generator=random), torch.randn(50, 3, generator=random)
+    weights, held, solutions = torch.rand(50, generator=random), torch.arange(50) % 4 == 3, []
+    for mean in (0.0, 30.0):
+        sums = RegressionSums(6, 3, HERE, constant=True)
+        sums.add(x + mean, errors, weights, held)
+        solutions.append(sums.solve())
+    (centred, ridge), (moved, same) = solutions
+    assert ridge == same
+    torch.testing.assert_close(moved[:6], centred[:6], atol=1e-4, rtol=1e-3)
+
+
+def test_inputs_that_never_change_are_left_to_the_constant():
+    sums = RegressionSums(2, 1, HERE, constant=True)
+    sums.add(torch.tensor([[3.0, 0.0]] * 8), torch.ones(8, 1), torch.ones(8), torch.arange(8) % 4 == 3)
+    solution = sums.solve()[0]
+    torch.testing.assert_close(3 * solution[0] + solution[2], torch.ones(1, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("make", [Refit, OutputMap])
 def test_a_projection_learns_what_is_missing(make, bias, random):
