@@ -25,6 +25,7 @@ from greenprune.errors import ConfigError
 from greenprune.experiment import parse_experiment
 from greenprune.heal import heal_stage
 from greenprune.heal.resume import last_whole_checkpoint
+from greenprune.heal.teacher import teach_stage
 from greenprune.models import load_checkpoint, load_tokenizer, save_checkpoint
 
 BRIEF = {"steps": 20, "warmup_steps": 0, "seq_len": 16, "gradient_accumulation": 4, "validation_samples": 3}
@@ -36,11 +37,12 @@ def text(tmp_path) -> Path:
     return write_text(tmp_path / "train.jsonl", 200, 0)
 
 
-def heal(method: str, text: Path, checkpoint: Path, out: Path, **more) -> dict:
+def heal(method: str, text: Path, checkpoint: Path, out: Path, teacher: Path | None = None, **more) -> dict:
     config = HEAL_VARIANTS[method](dataset=str(text), **{**BRIEF, **more})
     out.mkdir(parents=True, exist_ok=True)
     scratch = str(out.parent / "runs" / "_workers")
-    made = heal_stage(out, checkpoint=checkpoint, config=config, dtype="float32", scratch=scratch)
+    given = {"checkpoint": checkpoint, "config": config, "dtype": "float32", "teacher": teacher}
+    made = heal_stage(out, **given, scratch=scratch)
     return {**json.loads((out / "history.json").read_text()), "made": made}
 
 
@@ -66,6 +68,24 @@ def test_two_workers_give_the_weights_of_one(method, more, text, tiny_checkpoint
     assert together["tokens"] == alone["tokens"] == 20 * 4 * 16
     assert together["loss_end"] < together["loss_start"]
     assert not (tmp_path / "two" / "work").exists()
+
+
+@pytest.mark.slow
+def test_two_workers_read_of_each_domain_what_one_does(text, tiny_checkpoint, tmp_path, ray_here):
+    more = {"domains": {"one": str(text), "other": str(write_text(tmp_path / "other.jsonl", 200, 5))}}
+    more |= {"eval_every": 4, "dropout": 0.0, "loss": {"ce": 0.5, "kd": 0.5}}
+    section = LoraHealing(dataset=str(text), **BRIEF | more)
+    record = tmp_path / "record"
+    record.mkdir()
+    teach_stage(record, checkpoint=tiny_checkpoint, config=section.teaching(), dtype="float32")
+    alone, together = (
+        heal("lora", text, tiny_checkpoint, tmp_path / f"{workers}", record, num_workers=workers, **more)
+        for workers in (1, 2)
+    )
+    assert_same(tmp_path / "1", tmp_path / "2")
+    for mine, theirs in zip(alone["validation"], together["validation"], strict=True):
+        assert theirs["losses"] == pytest.approx(mine["losses"], rel=1e-4)
+        assert theirs["shares"] == pytest.approx(mine["shares"], rel=1e-4)
 
 
 KILLED = """
