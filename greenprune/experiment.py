@@ -193,7 +193,7 @@ def _check_storage(experiment: Experiment) -> None:
     """Workers that heal together keep their parts of a training checkpoint in one folder."""
     assert experiment.sweep is not None, "only a sweep has a storage"
     varied = experiment.sweep.space.get("heal.num_workers")
-    workers = max([getattr(experiment.heal, "num_workers", 1), *(varied.ends() if varied else ())])
+    workers = max([experiment.heal.workers(), *(varied.ends() if varied else ())])
     if workers > 1 and "://" in experiment.sweep.storage:
         raise ConfigError(
             f"sweep.storage must be a folder that all nodes share where heal.num_workers is above 1, got "

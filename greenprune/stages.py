@@ -168,7 +168,7 @@ def _made(request: Request, store: Store, call: StageCall, compute: Callable[...
 
     compute = functools.partial(compute, resumes=STAGES[request.stage].resumes)
     made_with = {"versions": versions((*STAGES[request.stage].libraries, *request.section.libraries()))}
-    if getattr(request.section, "num_workers", 1) > 1:  # its workers wait for their own turns, and aren't metered
+    if request.section.workers() > 1:  # its workers wait for their own turns, and aren't metered
         return compute(call, lambda out: made_with | _done(request, store, out))
     mine = hold_node(store.storage.uri, request.exclusive, gpus_here())
     return compute(call, lambda out: made_with | _metered(request, store, out), mine)

@@ -138,7 +138,7 @@ def _heal(
             parents = {"checkpoint": model, "teacher": teacher, "dense": beside}
             inputs = {parent: parents[parent] for parent in stage.needs}
             facts = {"calibration": config.calibration.identity()} if wants_text(section) else {}
-            options = _loading(config) | (_scratch(stages) if getattr(section, "num_workers", 1) > 1 else {})
+            options = _loading(config) | (_scratch(stages) if section.workers() > 1 else {})
             model = stages.run(Request(name, section, inputs, facts, options))
     return model
 

@@ -36,6 +36,10 @@ class Section(BaseModel):
         """The same with half as many samples in a forward, which gives the same but for rounding; None: it can't."""
         return None
 
+    def workers(self) -> int:
+        """How many processes share the work of what it configures: num_workers, where it has such a field."""
+        return getattr(self, "num_workers", 1)
+
     def libraries(self) -> tuple[str, ...]:
         """Distributions that decide the numbers of what it configures, beside those of its stage."""
         return ()

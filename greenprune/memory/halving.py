@@ -39,7 +39,7 @@ def fitted(request: Any, inputs: Mapping[str, Path | None], out: Path) -> dict[s
                 raise
             failed.append(f"{_gib(peak.bytes())} ({str(problem).splitlines()[0][:120]})")
         else:
-            alone = getattr(request.section, "num_workers", 1) == 1  # else others did the work
+            alone = request.section.workers() == 1  # else others did the work
             measured = {"peak_memory_bytes": peak.bytes() if alone else None}
             return {**facts, **measured, "predicted_memory_bytes": expected, "halved": attempt.halved}
         log.warning("%s ran out of memory at %s", request.stage, failed[-1])

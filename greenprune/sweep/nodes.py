@@ -169,7 +169,8 @@ def groups_of(experiment: Experiment) -> dict[str, int]:
     found = {}
     for name, stage in STAGES.items():
         varied = experiment.sweep.space.get(f"{stage.key}.num_workers")
-        asked = [getattr(getattr(experiment, stage.key, None), "num_workers", 1), *(varied.ends() if varied else ())]
+        section = getattr(experiment, stage.key, None)
+        asked = [section.workers() if section else 1, *(varied.ends() if varied else ())]
         if max(asked) > 1:
             found[name] = max(asked)
     return found

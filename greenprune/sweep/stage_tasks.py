@@ -65,7 +65,7 @@ class RayTasks:
 
     def _run_once(self, requests: list[Request], storage_uri: str) -> list[Artifact]:
         """With its retries. Raises WorkerCrashedError and OutOfMemoryError as Ray does."""
-        need, workers = self.needed[requests[0].stage], getattr(requests[0].section, "num_workers", 1)
+        need, workers = self.needed[requests[0].stage], requests[0].section.workers()
         try:
             if workers > 1:
                 return self._in_a_group(requests, storage_uri, need, workers)
