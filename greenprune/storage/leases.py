@@ -47,26 +47,31 @@ _mine: set[str] = set()  # names of the owners that this process is
 
 
 class Lease:
-    """What is held. `check` raises StorageError once somebody else has taken it over."""
+    """What is held. `check` raises StorageError once somebody else has taken it over; `lost` says so too, without a look:
+    at the last renewal."""
 
     def __init__(self, storage: Storage, path: Path, number: int, owner: str) -> None:
-        self.storage, self.path, self.number, self.owner = storage, path, number, owner
+        self.storage, self.path, self.number, self.owner, self.lost = storage, path, number, owner, False
         self._ended = threading.Event()
         threading.Thread(target=self._renew, name="greenprune-lease", daemon=True).start()
 
     def check(self) -> None:
-        if _highest(_marks(self.storage, self.path))[0] > self.number:
+        if self._is_taken_over():
             raise StorageError(
                 f"{self.path} must be renewed at least every {DEAD_AFTER_S:.0f} s, got a longer silence, after which "
                 "another process took over; its result counts: run the same command again"
             )
 
+    def _is_taken_over(self) -> bool:
+        return _highest(_marks(self.storage, self.path))[0] > self.number
+
     def _renew(self) -> None:
         for beat in range(1, 1 << 60):
-            if self._ended.wait(RENEWED_EVERY_S):
+            if self.lost or self._ended.wait(RENEWED_EVERY_S):
                 return
-            with suppress(OSError):  # the next one may get through
+            with suppress(OSError, StorageError):  # the next one may get through
                 self.storage.shared.write(_mark(self.path, self.number), _about(self.owner, beat))
+                self.lost = self._is_taken_over()
 
     def release(self) -> None:
         self._ended.set()

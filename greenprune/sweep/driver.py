@@ -32,6 +32,7 @@ from greenprune.experiment import Experiment
 from greenprune.plan import refuse_too_large
 from greenprune.results import TrialResult, load_trials, read_results
 from greenprune.storage import Storage
+from greenprune.storage.leases import Lease
 from greenprune.sweep.environment import environment
 from greenprune.sweep.live import Live, TellLive
 from greenprune.sweep.nodes import NODES_FILE, Nodes
@@ -80,7 +81,7 @@ def run_sweep(
         start_ray(address)  # before anything that takes long
     storage = Storage(experiment.sweep.storage)
     run = RunFolder(storage, experiment.name)
-    with run.driven_alone():
+    with run.driven_alone() as lease:
         known = [] if fresh else run.results()
         experiment, depends_on = settled(experiment, run, known, fresh, any_versions)
         if resume and not known and not run.exists():
@@ -97,7 +98,7 @@ def run_sweep(
         run.write(FILE, json.dumps(environment() | {RECORD: depends_on}, indent=1))
         nodes.record = functools.partial(run.write, NODES_FILE)
         nodes.record(nodes.text())
-        interrupted = _fit(experiment, run, nodes, known, trackers, quiet, any_versions)
+        interrupted = _fit(experiment, run, lease, nodes, known, trackers, quiet, any_versions)
     failed = [result for result in read_results(run.path) if result.status == "failed"]
     return Run(run.path, load_trials(run.path), failed, interrupted)
 
@@ -105,6 +106,7 @@ def run_sweep(
 def _fit(
     experiment: Experiment,
     run: RunFolder,
+    lease: Lease,
     nodes: Nodes,
     known: list[TrialResult],
     trackers: Trackers,
@@ -130,7 +132,8 @@ def _fit(
     journal = run.journal()
     busy = functools.partial(node_is_taken, run.storage.uri)
     search = SweepSearch(experiment, busy, known, tuple(journal.events), journal.record, nodes.width)
-    live = Live(run, experiment, known, trackers, total=search.total, concurrent=nodes.width, quiet=quiet)
+    shown = {"total": search.total, "concurrent": nodes.width, "quiet": quiet, "alone": lambda: not lease.lost}
+    live = Live(run, experiment, known, trackers, **shown)
     tuner = _tuner(run, trainable, search)
     kept = keep_token() if nodes.elsewhere else None
     with live:

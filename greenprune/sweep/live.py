@@ -17,7 +17,7 @@ from rich.live import Live as RichLive
 from rich.table import Table
 from rich.text import Text
 
-from greenprune.errors import StorageError
+from greenprune.errors import StorageError, SweepError
 from greenprune.experiment import Experiment
 from greenprune.labels import label
 from greenprune.pareto import pareto_front
@@ -70,10 +70,13 @@ class Live:
         total: int,
         concurrent: Callable[[], int],
         quiet: bool,
+        alone: Callable[[], bool] = lambda: True,
     ) -> None:
+        """alone: whether no other process has taken the run over."""
         assert experiment.sweep is not None, "only a sweep is watched"
         self.run, self.folder, self.trackers = run, run.path, trackers
         self.objectives, self.total, self.concurrent = experiment.sweep.objectives, total, concurrent
+        self.alone = alone
         self.console = Console(quiet=quiet, soft_wrap=True)
         self.running: dict[str, str] = {}  # Ray's trial id -> ours
         self.results = {result.trial_id: result for result in known}
@@ -94,7 +97,8 @@ class Live:
         Live._open = None
         if self.console.is_terminal:
             self.view.stop()
-        self._write()
+        if self.alone():  # else the table is another's to write
+            self._write()
         front = self._front() if self.trackers.callbacks else None
         self.trackers.close(None if front is None else set(front["trial_id"]))
 
@@ -110,7 +114,15 @@ class Live:
         self.trackers.started(begun)
 
     def tick(self) -> None:
-        """What is done at every step of Tune's, to the last: where nothing is left to suggest, nobody else asks."""
+        """What is done at every step of Tune's, to the last: where nothing is left to suggest, nobody else asks.
+
+        Raises SweepError where another process has taken the run over.
+        """
+        if not self.alone():
+            raise SweepError(
+                f"one process at a time may drive {self.folder}, got another one, which took over after this one was "
+                "silent for too long; it goes on with the run: wait for it, no result is lost"
+            )
         self.concurrent()  # looks at the nodes, and takes note of those that come
         if self.unwritten and time.time() - self.written > SECONDS_BETWEEN_TABLES:
             self._write()

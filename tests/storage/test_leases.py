@@ -158,9 +158,11 @@ def test_one_who_renews_no_more_is_taken_over_by_one_and_learns_of_it(storage_of
         assert time.monotonic() - begun >= 1.0
         assert lease.number == 9
         lease.check()
+        assert not lease.lost
         on_another_machine(storage_of("there"), 11)  # which took us for dead in turn
         with pytest.raises(StorageError, match="another process took over"):
             lease.check()
+        until(lambda: lease.lost)
 
 
 def test_one_who_slept_between_look_and_mark_has_nothing(storage_of, monkeypatch):

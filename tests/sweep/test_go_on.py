@@ -19,7 +19,7 @@ from tiny import write_text
 from greenprune.errors import ConfigError, SweepError
 from greenprune.experiment import parse_experiment
 from greenprune.results import TrialResult, load_trials, read_results, write_result
-from greenprune.storage import Storage
+from greenprune.storage import Storage, leases
 from greenprune.store import Store
 from greenprune.sweep.driver import run_sweep
 from greenprune.sweep.live import Live
@@ -223,6 +223,28 @@ def test_a_trial_whose_driver_has_another_cache_counts_by_what_it_wrote(tmp_path
         trials.storage.push(f"tiny/trials/{config.trial_id()}")
         live.ended(SimpleNamespace(trial_id="ray's", config=ours))
     assert [(result.number, result.status) for result in live.results.values()] == [(3, "ok")]
+
+
+def test_who_was_taken_over_stops_and_leaves_the_table_to_the_other(small, ray_here, monkeypatch):
+    """His results stay; what he would write of the run is what he knows of it, which is less than there is."""
+    monkeypatch.setattr(leases, "RENEWED_EVERY_S", 0.05)
+    started = Live.started
+
+    def taken_over(self, trial):
+        storage = self.run.storage
+        number = max(int(Path(name).name) for name in storage.shared.listing(".tiny.lease"))
+        storage.shared.create(f".tiny.lease/{number + 2:08}", b"{}")
+        started(self, trial)
+
+    monkeypatch.setattr(Live, "started", taken_over)
+    with pytest.raises(SweepError, match="one process at a time may drive .* got another one"):
+        run_sweep(parse_experiment(small), quiet=True)
+    folder = Path(small["sweep"]["storage"]) / "tiny"
+    assert not (folder / "trials.parquet").exists()
+    monkeypatch.setattr(Live, "started", started)
+    shutil.rmtree(folder.parent / ".tiny.lease")  # the other one has ended
+    run = run_sweep(parse_experiment(small), quiet=True)
+    assert [result.status for result in read_results(run.folder)] == ["ok", "ok"]
 
 
 def test_finished_stages_are_reused(small, ray_here):
