@@ -132,8 +132,16 @@ def _fit(
     journal = run.journal()
     busy = functools.partial(node_is_taken, run.storage.uri)
     search = SweepSearch(experiment, busy, known, tuple(journal.events), journal.record, nodes.width)
-    shown = {"total": search.total, "concurrent": nodes.width, "quiet": quiet, "alone": lambda: not lease.lost}
-    live = Live(run, experiment, known, trackers, **shown)
+    live = Live(
+        run,
+        experiment,
+        known,
+        trackers,
+        total=search.total,
+        concurrent=nodes.width,
+        quiet=quiet,
+        alone=lambda: not lease.lost,
+    )
     tuner = _tuner(run, trainable, search)
     kept = keep_token() if nodes.elsewhere else None
     with live:
