@@ -47,8 +47,8 @@ _mine: set[str] = set()  # names of the owners that this process is
 
 
 class Lease:
-    """What is held. `check` raises StorageError once somebody else has taken it over; `lost` tells without a look, as of
-    the last renewal."""
+    """What is held. `check` raises StorageError once somebody else has taken it over; `lost` tells as of the last
+    renewal, without a look."""
 
     def __init__(self, storage: Storage, path: Path, number: int, owner: str) -> None:
         self.storage, self.path, self.number, self.owner, self.lost = storage, path, number, owner, False
