@@ -128,7 +128,11 @@ def _teach(stages: Stages, config: TrialConfig, dense: Source) -> Artifact | Non
 
 
 def _heal(
-    stages: Stages, config: TrialConfig, pruned: Source | Artifact, teacher: Artifact | None, dense: Source
+    stages: Stages,
+    config: TrialConfig,
+    pruned: Source | Artifact,
+    teacher: Artifact | None = None,
+    dense: Source | None = None,
 ) -> Source | Artifact:
     """Healing, and whatever other stages turn the pruned model into the one that is measured, in their order."""
     beside = dense if config.heal.wants_dense() else None
