@@ -61,7 +61,7 @@ def test_calibration_text_counts_by_content_in_every_stage_that_reads_it(tmp_pat
         calls = [
             Request("collect", config.calibration, {"checkpoint": dense}),
             Request("prune", config.prune, {"checkpoint": dense, "statistics": None}, facts),
-            Request("heal", config.heal, {"checkpoint": dense, "teacher": None}),
+            Request("heal", config.heal, {"checkpoint": dense, "teacher": None, "dense": None}),
             Request("teach", config.heal.model_copy(update={"loss": "kd"}).teaching(), {"checkpoint": dense}),
         ]
         return [request.call().key for request in calls]

@@ -55,7 +55,7 @@ def heal(checkpoint, tmp_path):
 
     def run(storage: str, **fields):
         section = config(dataset=text, **fields)
-        inputs = {"checkpoint": Source(model, "0" * 24), "teacher": None}
+        inputs = {"checkpoint": Source(model, "0" * 24), "teacher": None, "dense": None}
         request = Request("heal", section, inputs, options={"dtype": "float32"})
         return perform(request, str(tmp_path / storage)), Store(tmp_path / storage)
 
