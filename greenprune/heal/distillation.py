@@ -36,7 +36,7 @@ def divergence(logits: Tensor, ids: Tensor, log_probs: Tensor, temperature: floa
     teacher = log_probs.float()
     kept = 1 - FLOOR
     rest = (1 - kept * teacher.exp().sum(-1)).clamp(min=FLOOR)
-    log_rest_of_student = torch.log1p(-kept * student.exp().sum(-1))
+    log_rest_of_student = torch.log1p(-kept * student.exp().sum(-1).clamp(max=1))  # rounded, it may be more
     known = kept * (teacher.exp() * (teacher - student)).sum(-1)
     return known + rest * (rest.log() - log_rest_of_student)
 

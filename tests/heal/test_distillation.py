@@ -62,3 +62,14 @@ def test_a_student_that_knows_no_rest_is_pulled_back():
     assert loss.item() > 1
     (gradient,) = torch.autograd.grad(loss.sum(), student)
     assert gradient.isfinite().all()
+
+
+def test_a_sure_student_is_no_division_by_nothing():
+    """Of logits as large as these the rounded probabilities sum to a little more than 1, farther than FLOOR."""
+    behind = torch.linspace(2, 12, 1001)
+    logits = torch.stack([torch.zeros(1001), torch.full((1001,), 40.0), 40 - behind, torch.full((1001,), -3.0)], dim=1)
+    logits.requires_grad_()
+    apart = divergence(logits, torch.tensor([[1, 2]] * 1001), torch.tensor([[-0.1, -3.0]] * 1001))
+    apart.sum().backward()
+    assert apart.isfinite().all()
+    assert logits.grad.isfinite().all()
