@@ -5,6 +5,7 @@ The losses are the Trainer's own log, saved with every checkpoint; so a resumed 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,7 +28,8 @@ class TrainingStep:
 class Validation:
     """The validation blocks after `step` steps, which saw `tokens` of training text, in nats a token.
 
-    loss: cross-entropy. kl: divergence from the dense model (distillation.py); None where it wasn't measured.
+    loss: cross-entropy. kl: divergence from the dense model (distillation.py); None where it wasn't measured, or isn't
+    finite.
     losses, shares: of each of heal.domains, the cross-entropy, and the share of what is read from then on.
     """
 
@@ -67,6 +69,11 @@ class History:
         return asdict(self)
 
 
+def _finite(value: float | None) -> float | None:
+    """What JSON can hold: a training that ended well isn't lost for a number beside it."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 def history_of(
     state: TrainerState,
     *,
@@ -85,7 +92,7 @@ def history_of(
             entry["step"],
             entry["eval_loss"],
             entry["step"] * tokens_per_step,
-            entry.get("eval_kl"),
+            _finite(entry.get("eval_kl")),
             entry.get(LOSSES),
             entry.get(SHARES),
         )

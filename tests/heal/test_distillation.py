@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 from torch.nn.functional import kl_div, log_softmax
+from transformers import TrainerState
 
 from greenprune.heal.distillation import divergence, likeliest
+from greenprune.heal.history import history_of
 
 TEACHER = torch.tensor([[4.0, 2.0, 1.0, 1.0]]).log()  # probabilities 1/2, 1/4, 1/8, 1/8
 STUDENT = torch.tensor([[2.0, 2.0, 3.0, 1.0]]).log()  # 1/4, 1/4, 3/8, 1/8
@@ -73,3 +76,13 @@ def test_a_sure_student_is_no_division_by_nothing():
     apart.sum().backward()
     assert apart.isfinite().all()
     assert logits.grad.isfinite().all()
+
+
+def test_a_divergence_that_is_not_finite_costs_no_training_that_ended_well():
+    logged = [{"step": 1, "loss": 2.0, "learning_rate": 0.1, "seconds": 1.0}]
+    logged += [{"step": 0, "eval_loss": 3.0, "eval_kl": 0.5}, {"step": 1, "eval_loss": 2.0, "eval_kl": math.nan}]
+    state = TrainerState(global_step=1, log_history=logged)
+    facts = {"loss_merged": 2.0, "tokens_per_step": 8, "trainable_parameters": 1, "peak_memory_bytes": None}
+    history = history_of(state, **facts)
+    assert [point.kl for point in history.validation] == [0.5, None]
+    json.dumps(history.to_json(), allow_nan=False)
