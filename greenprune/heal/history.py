@@ -65,8 +65,12 @@ class History:
     peak_memory_bytes: int | None
 
     def to_json(self) -> dict[str, Any]:
-        """What history.json holds."""
-        return asdict(self)
+        """What history.json holds; a run on one text says nothing of domains."""
+        fields = asdict(self)
+        for point in fields["validation"]:
+            if point["losses"] is None:
+                del point["losses"], point["shares"]
+        return fields
 
 
 def _finite(value: float | None) -> float | None:
