@@ -75,13 +75,10 @@ class DomainOrder(TrainerCallback):
             self.chosen.append(domain * self.pool + next(self.unread[domain]))
 
     def _shares(self, step: int) -> Shares:
+        """Behind the last validation before `step`; equal ones where there was none."""
         for entry in reversed(self.log):
             if SHARES in entry and entry["step"] < step:
                 return entry[SHARES]
-        return self._equal
-
-    @property
-    def _equal(self) -> Shares:
         return dict.fromkeys(self.names, 1 / len(self.names))
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -91,5 +88,5 @@ class DomainOrder(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
     ) -> None:
         if LOSSES in logs:
-            before = next((entry[SHARES] for entry in reversed(self.log) if SHARES in entry), None)
-            self.log[-1][SHARES] = new_shares(before, logs[LOSSES], self.dense) if before else self._equal
+            entry, before = self.log[-1], self._shares(state.global_step)
+            entry[SHARES] = new_shares(before, logs[LOSSES], self.dense) if state.global_step else before

@@ -95,4 +95,5 @@ def test_a_row_with_all_that_is_asked(name, real_model, segments, tmp_path_facto
             logits = AutoModelForCausalLM.from_pretrained(out)(tokens).logits.float()
     with torch.no_grad():
         before = model(tokens).logits
-    assert torch.cosine_similarity(logits.flatten(), before.flatten(), dim=0) > 0.9  # 4 bits: 0.948
+    alike = 0.9 if name == "w4a16" else 0.95  # it gave 0.948
+    assert torch.cosine_similarity(logits.flatten(), before.flatten(), dim=0) > alike
