@@ -126,6 +126,16 @@ def test_two_trials_are_tested_as_greenprune_tests_them(run: Path, page: Any):
     assert f"greenprune compare {run} " in page.locator("#compare .command code").inner_text()
 
 
+def test_a_legend_shows_lines_as_they_are_drawn(run: Path, page: Any):
+    figure = page.locator("#energy figure", has_text="paid back after")
+    drawn, shown = (
+        [line.get_attribute("stroke-dasharray") for line in figure.locator(f"{where} polyline").all()]
+        for where in (":scope > div > svg", ".legend")
+    )
+    assert drawn == shown
+    assert len(set(drawn)) == 2, "the dense model's line is dashed, the trial's isn't"
+
+
 def test_the_table_sorts_searches_and_is_copied(run: Path, page: Any):
     table = page.locator("#trials")
     table.get_by_role("button", name="accuracy").click()

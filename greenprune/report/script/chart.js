@@ -96,13 +96,15 @@ function lineChart(holder, { series, xTitle, yTitle, label, height = 300, fromZe
   if (!points.length) return html("p", { class: "note" }, "Nothing to draw.");
   const range = (at) => spread([...points.map((p) => p[at]), ...(fromZero ? [0] : [])], 0.05);
   const chart = frame(holder, { x: range(0), y: range(1), xTitle, yTitle, height, label });
+  const line = ({ colour, dashed }, places) => polyline(places, { stroke: colour, "stroke-width": 2, "stroke-dasharray": dashed ? "5 4" : null });
   for (const { name, colour, points: one, dashed, path } of series) {
-    chart.layer.append(polyline(one.map(([x, y]) => [chart.sx(x), chart.sy(y)]), { stroke: colour, "stroke-width": 2, "stroke-dasharray": dashed ? "5 4" : null }));
+    chart.layer.append(line({ colour, dashed }, one.map(([x, y]) => [chart.sx(x), chart.sy(y)])));
     for (const [x, y] of one.length > 60 ? [] : one) {
       const dot = path ? svg("path", { d: path, transform: `translate(${chart.sx(x)} ${chart.sy(y)}) scale(4.5)`, fill: colour }) : svg("circle", { cx: chart.sx(x), cy: chart.sy(y), r: 3, fill: colour });
       chart.layer.append(withTip(dot, () => [name, `${general(x)}: ${general(y)}`]));
     }
   }
-  const legend = new Map(series.filter((one) => one.name).map((one) => [one.group ?? one.name, one.colour]));
-  return html("div", {}, chart.root, html("ul", { class: "legend" }, [...legend].map(([name, colour]) => html("li", {}, html("span", { class: "swatch", style: `background:${colour}` }), name))));
+  const legend = new Map(series.filter((one) => one.name).map((one) => [one.group ?? one.name, one]));
+  const sample = (one) => svg("svg", { width: 23, height: 10, "aria-hidden": "true" }, line(one, [[0, 5], [23, 5]]));
+  return html("div", {}, chart.root, html("ul", { class: "legend" }, [...legend].map(([name, one]) => html("li", {}, sample(one), name))));
 }
