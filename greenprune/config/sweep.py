@@ -96,6 +96,15 @@ class Dimension(Section):
             return low <= value <= high
         return self.value(round((value - low) / (self.step or 1))) == value
 
+    def of_trial(self, value: Any) -> list[Any]:
+        """What a trial that has this value was given, if this dimension gave it: one value, or none.
+
+        A section says fewer fields than the trial's has; of several that fit, the one that says most was given.
+        """
+        if self.choice is None:
+            return [value] if self.may_be(value) else []
+        return sorted((chosen for chosen in self.choice if says(chosen, value)), key=_leaves)[-1:]
+
     def words(self) -> str:
         """What values there are, for an error's text."""
         if self.choice is not None:
@@ -195,6 +204,21 @@ def value_under(value: Any, axis: str, key: str) -> Any:
     for step in key.removeprefix(axis).split(".")[1:]:
         value = value.get(step) if isinstance(value, Mapping) else None
     return value
+
+
+def says(part: Any, whole: Any) -> bool:
+    """Whether all that a value of an experiment file says is so in a trial's."""
+    if isinstance(part, Mapping) and isinstance(whole, Mapping):
+        return all(key in whole and says(value, whole[key]) for key, value in part.items())
+    if isinstance(part, list) and isinstance(whole, list):
+        return len(part) == len(whole) and all(map(says, part, whole))
+    return part == whole
+
+
+def _leaves(value: Any) -> int:
+    """How much a value says: 1, or what is in it."""
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else None
+    return 1 if inside is None else sum(map(_leaves, inside))
 
 
 def in_order(space: Mapping[str, Dimension]) -> list[str]:

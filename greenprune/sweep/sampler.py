@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from greenprune.bos import with_bos
 from greenprune.config import Dimension, SweepConfig, TrialConfig, flat, holds, in_order, most_points, points
 from greenprune.config import random_point as drawn_point
+from greenprune.config.sweep import value_under
 from greenprune.errors import ConfigError
 from greenprune.experiment import Experiment
 
@@ -117,12 +118,14 @@ class Sampler:
 
     def learn(self, config: TrialConfig, objectives: Mapping[str, float]) -> None:
         """What a trial gave that this sampler didn't suggest; nothing where it isn't a point of the space."""
-        values, point = flat(config.model_dump(mode="json")), dict[str, Any]()
+        values, point = config.model_dump(mode="json"), dict[str, Any]()
         for key in in_order(self.sweep.space):
             if holds(self.sweep.space[key], point, self.fixed):
-                if key not in values or not self.sweep.space[key].may_be(values[key]):
+                section = key.partition(".")[0]
+                given = self.sweep.space[key].of_trial(value_under(values[section], section, key))
+                if not given:
                     return
-                point[key] = values[key]
+                point[key] = given[0]
         self.results[config.trial_id()] = objectives
         self._end(self._ask_for(point), objectives)
 

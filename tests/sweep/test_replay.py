@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from greenprune.config import TrialConfig
 from greenprune.experiment import Experiment, parse_experiment
 from greenprune.results import TrialResult
 from greenprune.storage import Storage
@@ -148,6 +150,25 @@ def test_results_of_another_search_are_learnt_and_not_repeated(caplog):
     assert len(again.results) == 15
     assert sorted(numbers(again).values()) == list(range(15))
     assert len(learnt(search)) >= 14  # all but the dense model
+
+
+def test_values_that_are_sections_are_learnt_from_results_alone():
+    """A result says every field of a section, its choice only some; the one that says most is meant."""
+    layers = {"method": "angular", "block_size": 3}
+    sections = [layers, layers | {"patch": "linear"}, {"method": "flap", "ratio": 0.2}]
+    losses = ["ce", "kd", {"ce": 0.3, "kd": 0.7}]
+    whole = experiment("tpe", space={"prune": {"choice": sections}, "heal.loss": {"choice": losses}}, num_trials=9)
+    former = Played()
+    former.go_on(whole, at_once=1, until=10)
+    sampler = SweepSearch(whole).sampler
+    for result in former.results.values():
+        config = TrialConfig.model_validate(result.config)
+        if config.prune.method != "none":
+            sampler.learn(config, metrics_of(result.config))
+    learned = [trial.params for trial in sampler.study.get_trials(states=[TrialState.COMPLETE])]
+    assert sorted(map(str, learned)) == sorted(
+        str({"prune": json.dumps(section), "heal.loss": json.dumps(loss)}) for section in sections for loss in losses
+    )
 
 
 def test_the_journal_is_read_up_to_a_torn_event(tmp_path):
