@@ -133,6 +133,7 @@ METHODS: dict[str, Method] = {
         "Xia et al. 2023 (Sheared LLaMA), arXiv:2310.06694",
         tokens=True,
         trains=True,
+        version=1,
     ),
     "magnitude": Method(
         MaskPruning,

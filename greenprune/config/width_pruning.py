@@ -188,8 +188,11 @@ class ShearedPruning(PruneConfig):
     steps: Int = Field(400, ge=1, description="of masks and weights; the paper takes 3200")
     batch_size: Int = Field(4, ge=1, description="calibration samples a step")
     learning_rate: float = Field(1e-4, ge=0, description="of the weights, which learn beside the masks; 0: masks alone")
-    mask_learning_rate: float = Field(
-        0.1, gt=0, description="of the masks and of the Lagrangian's multipliers; the paper's 1.0 wants its many steps"
+    mask_learning_rate: float = Field(0.1, gt=0, description="of the masks; the paper's 1.0 wants its many steps")
+    mask_start: Literal["importance", "whole"] = Field(
+        "importance",
+        description="masks begin near the shape, by how much the loss feels each unit; whole: with everything, as in "
+        "the paper, which wants many more steps",
     )
     seed: Int = 0
 

@@ -17,18 +17,35 @@ from torch import Tensor, nn
 
 LOW, HIGH = -0.1, 1.1  # of the stretched sigmoid
 TEMPERATURE = 2 / 3
+FIRST_SQUARE = 10.0  # the multiplier of the constraint's square at first: with 0 the share swings about what is wanted
 LOG_ALPHA_LIMIT = math.log(100)  # of log α, either way
+UNDECIDED = 0.05  # of the units, on either side of the border where masks begin by importance
 NO_NOISE = 1e-6  # noise is uniform between it and 1 less it
 
 
 class HardConcrete(nn.Module):
-    """Rows of masks, of each of which `kept` units are to stay."""
+    """Rows of masks, of each of which `kept` units are to stay.
+
+    multipliers: [2, rows], of the constraint and of its square; they ascend.
+    """
 
     def __init__(self, rows: int, units: int, kept: int) -> None:
         super().__init__()
         self.kept = kept
         self.log_alpha = nn.Parameter(torch.full((rows, units), LOG_ALPHA_LIMIT))
-        self.multipliers = nn.Parameter(torch.zeros(2, rows))  # of the constraint and of its square; they ascend
+        self.multipliers = nn.Parameter(torch.tensor([[0.0], [FIRST_SQUARE]]).repeat(1, rows))
+
+    @torch.no_grad()
+    def begin(self, importance: Tensor) -> None:
+        """The `kept` most important units of each row stay, the others go, and those beside the border are undecided.
+
+        importance: [rows, units].
+        """
+        units = importance.shape[1]
+        ranks = importance.argsort(dim=1, descending=True).argsort(dim=1)
+        inside = (self.kept - 0.5 - ranks) / max(0.5, UNDECIDED * units)
+        if self.kept < units:
+            self.log_alpha.copy_(inside.clamp(-1, 1) * LOG_ALPHA_LIMIT)
 
     def sample(self, random: torch.Generator) -> Tensor:
         """Masks in [0, 1], [rows, units], with a gradient to log α."""

@@ -11,7 +11,9 @@ by the size of what is left.
 On purpose different from the original (princeton-nlp/LLM-Shearing): the calibration text is the training text, gone
 through as often as the steps need; with grouped-query attention each KV group keeps equally many query heads, or with
 `heads: kv_group` whole groups go; layers and hidden dimensions end as 0 or 1, for norms and a tied head can't hold what
-is between.
+is between. And for hundreds of steps in place of thousands: masks begin near the shape, by importance (`mask_start`),
+and the Lagrangian is augmented: its square counts from the start, its multipliers ascend by their plain gradient. The
+original's, by Adam from 0, swing about the shape until the order of the units is lost at the ends of log α.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ from greenprune.prune.hard_concrete import HardConcrete
 
 log = logging.getLogger("greenprune")
 
-TARGET_WARM_UP = 0.2  # of the steps, until the wanted shape is the final one
+IMPORTANCE_SHARE = 0.1  # of the steps, that say where masks begin; nothing learns in them
+PIECE = 32  # tokens
+TARGET_WARM_UP = 0.2  # of the steps, until the wanted shape is the final one, where masks begin with everything
 RATE_WARM_UP = 0.1  # of the steps, until the weights' learning rate is the whole one
 
 # --------------------------------------------------------------------------------------------------- masks
@@ -195,32 +199,31 @@ def learn(
 ) -> tuple[float, float]:
     """Train masks and weights; gives the loss of the first and the last tenth of the steps. Raises ModelError."""
     tokens, random = calibration.required_tokens(), torch.Generator().manual_seed(config.seed)
+    first = importance_steps(config)
     before = [(parameter.dtype, parameter.requires_grad) for parameter in model.parameters()]
     for parameter in model.parameters():  # not the buffers: rotary frequencies have a dtype of their own
         parameter.data = parameter.data.float()
         parameter.requires_grad_(config.learning_rate > 0)
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Adam((mask.log_alpha for mask in masks.masks.values()), lr=config.mask_learning_rate),
-        torch.optim.Adam(
-            (mask.multipliers for mask in masks.masks.values()), lr=config.mask_learning_rate, maximize=True
-        ),
-    ]
+    optimizers = mask_optimizers(masks.masks, config.mask_learning_rate)
     if config.learning_rate:
         weights = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.LambdaLR(weights, lambda step: rate(step, config.steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(weights, lambda step: rate(step, config.steps - first))
         optimizers.append(weights)
     losses, lines, order = [], Seldom(), drawn_in_passes(len(tokens), config.steps * config.batch_size, random)
+    batches = [tokens[rows].to(model.device) for rows in order.split(config.batch_size)]
     with masks.on(model), torch.enable_grad():
-        for step, rows in enumerate(order.split(config.batch_size)):
+        if first:
+            begin_by_importance(model, masks, batches[:first])
+        for step, ids in enumerate(batches[first:]):
             masks.sample(random)
-            loss = mean_next_token_loss(model, tokens[rows].to(model.device))
-            progress = min(1.0, (step + 1) / (TARGET_WARM_UP * config.steps))
+            loss = mean_next_token_loss(model, ids)
+            progress = 1.0 if first else min(1.0, (step + 1) / (TARGET_WARM_UP * config.steps))
             (loss + masks.penalty(progress)).backward()
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
                 raise ModelError(
-                    f"the loss must stay finite while masks are learned, got {losses[-1]} in step {step + 1}; lower "
-                    "prune.learning_rate"
+                    f"the loss must stay finite while masks are learned, got {losses[-1]} in step "
+                    f"{first + len(losses)}; lower prune.learning_rate"
                 )
             for optimizer in optimizers:
                 optimizer.step()
@@ -230,12 +233,48 @@ def learn(
             for mask in masks.masks.values():
                 mask.clamp()
             if lines.due():
-                log.info("masks: step %d of %d, loss %.3f", step + 1, config.steps, losses[-1])
+                log.info("masks: step %d of %d, loss %.3f", first + len(losses), config.steps, losses[-1])
     for parameter, (dtype, requires_grad) in zip(model.parameters(), before, strict=True):
         parameter.data = parameter.data.to(dtype)
         parameter.requires_grad_(requires_grad)
     tenth = max(1, len(losses) // 10)
     return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+
+
+def mask_optimizers(masks: nn.ModuleDict, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Log α goes down the loss and the penalty, the multipliers go up the penalty by its plain gradient."""
+    return [
+        torch.optim.Adam((mask.log_alpha for mask in masks.values()), lr=learning_rate),
+        torch.optim.SGD((mask.multipliers for mask in masks.values()), lr=1.0, maximize=True),
+    ]
+
+
+def importance_steps(config: ShearedPruning) -> int:
+    """How many of the steps only say where masks begin."""
+    wanted = max(1, round(IMPORTANCE_SHARE * config.steps)) if config.mask_start == "importance" else 0
+    return min(wanted, config.steps - 1)
+
+
+def begin_by_importance(model: PreTrainedModel, masks: ShapeMasks, batches: list[Tensor]) -> None:
+    """Set where masks begin: a unit's importance is the loss's squared gradient by its mask, which is 1.
+
+    batches: LongTensors [batch_size, seq_len], taken in pieces of PIECE tokens, whose squares are added up (the Fisher
+    information of a gate: Molchanov et al. 2019, arXiv:1906.10771): so few tokens give many samples. Weights get no
+    gradient.
+    """
+    whole = {name: torch.ones_like(mask.log_alpha, requires_grad=True) for name, mask in masks.masks.items()}
+    importance = {name: torch.zeros_like(ones) for name, ones in whole.items()}
+    masks.now = whole
+    pieces, lines = [piece for ids in batches for row in ids.split(1) for piece in row.split(PIECE, dim=1)], Seldom()
+    for number, piece in enumerate(pieces):
+        if lines.due():
+            log.info("masks: importance, piece %d of %d", number, len(pieces))
+        if piece.shape[1] > 1:
+            gradients = torch.autograd.grad(mean_next_token_loss(model, piece), [*whole.values()])
+            for name, gradient in zip(whole, gradients, strict=True):
+                importance[name] += gradient.square()
+    for name, mask in masks.masks.items():
+        mask.begin(importance[name])
 
 
 def rate(step: int, steps: int) -> float:

@@ -11,7 +11,7 @@ from greenprune.data import drawn_in_passes
 from greenprune.errors import ConfigError, ModelError
 from greenprune.models import Decoder, load, load_streamed
 from greenprune.prune.hard_concrete import LOG_ALPHA_LIMIT, HardConcrete
-from greenprune.prune.sheared import ShapeMasks, checked_whole, cut, mean_next_token_loss, rate
+from greenprune.prune.sheared import ShapeMasks, checked_whole, cut, mask_optimizers, mean_next_token_loss, rate
 
 SHAPE = {"layers": 4, "heads": 2, "ffn": 40}
 
@@ -55,6 +55,33 @@ def test_what_stays_is_the_largest(random):
     assert mask.best().tolist() == mask.log_alpha.topk(4).indices.sort().values.tolist()
     assert (mask.chosen().sum(dim=1) == 4).all()
     assert ((mask.certain() > 0) <= (mask.chosen() > 0)).all()
+
+
+def test_masks_that_begin_by_importance_are_decided_but_for_those_at_the_border(random):
+    mask, importance = HardConcrete(2, 100, 60), torch.rand(2, 100, generator=random)
+    mask.begin(importance)
+    assert mask.best().tolist() == importance.topk(60).indices.sort().values.tolist()
+    assert ((mask.log_alpha.abs() < LOG_ALPHA_LIMIT).sum(dim=1) == 10).all()
+    narrow = HardConcrete(1, 3, 2)
+    narrow.begin(torch.tensor([[2.0, 3.0, 1.0]]))
+    assert narrow.log_alpha.tolist() == [[pytest.approx(sign * LOG_ALPHA_LIMIT) for sign in (1, 1, -1)]]
+
+
+@pytest.mark.parametrize("learning_rate", [0.1, 0.3])
+def test_the_share_is_held_and_the_order_kept_while_nothing_but_the_shape_is_learned(learning_rate):
+    masks = torch.nn.ModuleDict({"ffn": HardConcrete(1, 1536, 1280)})
+    mask = masks["ffn"]
+    mask.begin(torch.arange(1536.0, 0, -1)[None])
+    optimizers, shares = mask_optimizers(masks, learning_rate), []
+    for _ in range(200):
+        mask.penalty(progress=1.0).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        mask.clamp()
+        shares.append(mask.expected_share().item())
+    assert shares[-100:] == pytest.approx([1280 / 1536] * 100, abs=0.01)
+    assert (mask.best() < 1280).float().mean() > 0.99
 
 
 def test_each_sample_comes_once_before_any_comes_again(random):
