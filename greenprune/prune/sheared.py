@@ -2,7 +2,7 @@
 
 Every unit has a hard concrete mask. Masks and weights learn together to predict the calibration text, while a
 Lagrangian brings the number of units of each mask to the shape that is asked for. Then the units of the largest masks
-stay; those of heads and channels are folded into the weights.
+stay, for which the weights learn on their own at the end; masks of heads and channels are folded into the weights.
 
 A mask acts where cutting its units will act: heads and channels on what the output projections read, layers on what
 attention and MLP give to the residual stream, hidden dimensions on all that is written to the stream; norms then divide
@@ -48,6 +48,7 @@ log = logging.getLogger("greenprune")
 IMPORTANCE_SHARE = 0.1  # of the steps, that say where masks begin; nothing learns in them
 PIECE = 32  # tokens
 TARGET_WARM_UP = 0.2  # of the steps, until the wanted shape is the final one, where masks begin with everything
+SETTLED_SHARE = 0.3  # of the steps, at the end, in which weights learn under the masks that will be cut
 RATE_WARM_UP = 0.1  # of the steps, until the weights' learning rate is the whole one
 
 # --------------------------------------------------------------------------------------------------- masks
@@ -89,6 +90,12 @@ class ShapeMasks:
     def sample(self, random: torch.Generator) -> None:
         """What the hooks multiply by, from now on."""
         self.now = {name: mask.sample(random) for name, mask in self.masks.items()}
+
+    def settled(self) -> dict[str, Tensor]:
+        """What is cut: 0, and for heads and channels, whose weights take masks up, what is between 0 and 1."""
+        return {
+            name: mask.certain() if name in ("heads", "ffn") else mask.chosen() for name, mask in self.masks.items()
+        }
 
     def penalty(self, progress: float) -> Tensor:
         return torch.stack([mask.penalty(progress) for mask in self.masks.values()]).sum()
@@ -211,19 +218,23 @@ def learn(
         optimizers.append(weights)
     losses, lines, order = [], Seldom(), drawn_in_passes(len(tokens), config.steps * config.batch_size, random)
     batches = [tokens[rows].to(model.device) for rows in order.split(config.batch_size)]
+    last = config.steps - round(SETTLED_SHARE * config.steps) if config.learning_rate else config.steps
     with masks.on(model), torch.enable_grad():
         if first:
             begin_by_importance(model, masks, batches[:first])
-        for step, ids in enumerate(batches[first:]):
-            masks.sample(random)
+        for step, ids in enumerate(batches[first:], first):
+            if step == last:
+                optimizers, masks.now = optimizers[-1:], masks.settled()
+            elif step < last:
+                masks.sample(random)
             loss = mean_next_token_loss(model, ids)
             progress = 1.0 if first else min(1.0, (step + 1) / (TARGET_WARM_UP * config.steps))
             (loss + masks.penalty(progress)).backward()
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
                 raise ModelError(
-                    f"the loss must stay finite while masks are learned, got {losses[-1]} in step "
-                    f"{first + len(losses)}; lower prune.learning_rate"
+                    f"the loss must stay finite while masks are learned, got {losses[-1]} in step {step + 1}; lower "
+                    "prune.learning_rate"
                 )
             for optimizer in optimizers:
                 optimizer.step()
@@ -233,7 +244,7 @@ def learn(
             for mask in masks.masks.values():
                 mask.clamp()
             if lines.due():
-                log.info("masks: step %d of %d, loss %.3f", first + len(losses), config.steps, losses[-1])
+                log.info("masks: step %d of %d, loss %.3f", step + 1, config.steps, losses[-1])
     for parameter, (dtype, requires_grad) in zip(model.parameters(), before, strict=True):
         parameter.data = parameter.data.to(dtype)
         parameter.requires_grad_(requires_grad)
@@ -301,7 +312,7 @@ def mean_next_token_loss(model: PreTrainedModel, ids: Tensor) -> Tensor:
 @torch.no_grad()
 def cut(model: PreTrainedModel, masks: ShapeMasks, note: str) -> Removed:
     """Fold the masks of what stays into the weights, and take the rest away."""
-    decoder, whole, notes = Decoder(model), masks.whole, [note]
+    decoder, whole, notes, settled = Decoder(model), masks.whole, [note], masks.settled()
     by_name: dict[str, Any] = dict(masks.masks.items())
     layers = by_name["layers"].best()[0].tolist() if "layers" in by_name else list(range(whole.layers))
     heads, channels = {}, {}
@@ -309,11 +320,11 @@ def cut(model: PreTrainedModel, masks: ShapeMasks, note: str) -> Removed:
         view = decoder.view(layer)
         heads[layer], channels[layer] = list(range(whole.heads)), list(range(whole.channels))
         if "heads" in by_name:
-            view.out.weight.mul_(masks.head_columns(by_name["heads"].certain(), layer))
+            view.out.weight.mul_(masks.head_columns(settled["heads"], layer))
             heads[layer] = masks.kept_heads(layer)
             keep_heads(model, layer, heads[layer])
         if "ffn" in by_name:
-            view.down.weight.mul_(by_name["ffn"].certain()[layer])
+            view.down.weight.mul_(settled["ffn"][layer])
             channels[layer] = by_name["ffn"].best()[layer].tolist()
             keep_channels(model, layer, channels[layer])
     if "hidden" in by_name:

@@ -114,8 +114,7 @@ def test_a_model_under_its_masks_is_the_one_that_is_cut(name, heads, random):
     masks = ShapeMasks(checked_whole(model, config), config)
     for mask in masks.masks.values():
         torch.nn.init.normal_(mask.log_alpha, generator=random)
-        mask.log_alpha.data = LOG_ALPHA_LIMIT * (2 * mask.chosen() - 1)
-        masks.now = {name: mask.chosen() for name, mask in masks.masks.items()}
+    masks.now = masks.settled()
     with masks.on(model), torch.no_grad():
         masked = logits_of(model)
     removed = cut(model, masks, "")
