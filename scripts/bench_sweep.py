@@ -113,7 +113,7 @@ def nodes(trials: int, folder: Path) -> int:
     took = {}
     for name, count in (("warm", 2), ("one", 1), ("two", 2)):
         with cluster(count) as address:
-            path = real_sweep(2 if name == "warm" else trials, folder, name, segments=144)
+            path = real_sweep(2 if name == "warm" else trials, folder, name, segments=36)
             took[name] = timed(["sweep", str(path), "--address", address])
     print(f"{trials} trials: {took['one']:.0f} s on one node of a core, {took['two']:.0f} s on two: ", end="")
     print(f"{took['one'] / took['two']:.2f} times as fast")
