@@ -48,7 +48,7 @@ log = logging.getLogger("greenprune")
 IMPORTANCE_SHARE = 0.1  # of the steps, that say where masks begin; nothing learns in them
 PIECE = 32  # tokens
 TARGET_WARM_UP = 0.2  # of the steps, until the wanted shape is the final one, where masks begin with everything
-SETTLED_SHARE = 0.3  # of the steps, at the end, in which weights learn under the masks that will be cut
+SETTLED_SHARE = 0.6  # of the steps, at the end, in which weights learn under the masks that will be cut
 RATE_WARM_UP = 0.1  # of the steps, until the weights' learning rate is the whole one
 
 # --------------------------------------------------------------------------------------------------- masks
