@@ -229,7 +229,7 @@ def learn(
                 masks.sample(random)
             loss = mean_next_token_loss(model, ids)
             progress = 1.0 if first else min(1.0, (step + 1) / (TARGET_WARM_UP * config.steps))
-            (loss + masks.penalty(progress)).backward()
+            (loss + masks.penalty(progress) if step < last else loss).backward()
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
                 raise ModelError(
