@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
+from greenprune.config import STAGES, ResourcesConfig
 from greenprune.errors import ConfigError, SweepError
 from greenprune.experiment import Experiment, parse_experiment, read_yaml
 from greenprune.results import TrialResult, read_results
@@ -116,7 +117,15 @@ def _holds(path: Path, experiment: Experiment) -> bool:
 
 
 def _what_trials_are(experiment: Experiment) -> Experiment:
-    """Without what may change while a run goes on: trials at once, how often a stage is tried, who is told."""
+    """Without what may change while a run goes on: trials at once, how often a stage is tried, who is told, and what a
+    stage asks of the cluster unless its numbers belong to the machine.
+    """
     assert experiment.sweep is not None, "a run is of a sweep"
-    sweep = experiment.sweep.model_copy(update={"max_concurrent": None, "stage_retries": 0, "track": []})
-    return experiment.model_copy(update={"sweep": sweep})
+    asked = {name: getattr(experiment.sweep.resources, name) for name, stage in STAGES.items() if stage.machine_bound}
+    free: dict[str, Any] = {
+        "max_concurrent": None,
+        "stage_retries": 0,
+        "track": [],
+        "resources": ResourcesConfig(**asked),
+    }
+    return experiment.model_copy(update={"sweep": experiment.sweep.model_copy(update=free)})

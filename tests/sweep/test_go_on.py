@@ -64,6 +64,9 @@ def test_the_same_command_goes_on_and_fresh_keeps_the_old_run_aside(small, ray_h
     assert {key: after[key] for key in before if key != one} == {key: before[key] for key in before if key != one}
     assert len(again.trials) == 2
 
+    run_sweep(parse_experiment(small, ["sweep.resources={heal: {cpu: 1}, prune: {cpu: 1}}"]), quiet=True)
+    with pytest.raises(SweepError, match="another configuration"):  # a window is of what it had to itself
+        run_sweep(parse_experiment(small, ["sweep.resources={energy: {cpu: 1}}"]), quiet=True)
     changed = parse_experiment(small, ["calibration.seed=5"])
     with pytest.raises(SweepError, match=r"another configuration.*--fresh") as refused:
         run_sweep(changed, quiet=True)
