@@ -14,7 +14,6 @@ from typing import Any, Literal
 import ray
 
 from greenprune.cluster.capacity import Capacity, NodeKind, is_head
-from greenprune.cluster.surroundings import sharing_cores
 from greenprune.config import STAGES, ResourcesConfig, StageResources
 from greenprune.errors import SweepError
 
@@ -40,7 +39,6 @@ class Need:
     workers: int = field(default=1, compare=False)
     exclusive: Literal["none", "device", "node"] = field(default="none", compare=False)
     hides_gpus: bool = field(default=False, compare=False)
-    shares_cores: bool = field(default=False, compare=False)
     off_head: bool = field(default=False, compare=False)
     leaves: Mapping[str, float] = field(default_factory=dict, compare=False)
 
@@ -75,11 +73,8 @@ class Need:
     def options(self) -> dict[str, Any]:
         """The arguments of Ray's `.options(…)`, without the selector."""
         more: dict[str, Any] = {"memory": self.memory_bytes} if self.memory_bytes else {}
-        environment = sharing_cores() if self.shares_cores else {}
         if self.hides_gpus:  # Ray shows all of them to a task that asks for none
-            environment["CUDA_VISIBLE_DEVICES"] = ""
-        if environment:
-            more["runtime_env"] = {"env_vars": environment}
+            more["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
         return {"num_cpus": self.cpu, "num_gpus": self.gpu, "resources": dict(self.custom), **more}
 
     def __str__(self) -> str:
@@ -144,7 +139,6 @@ def _need(name: str, stage: StageResources, capacity: Capacity, workers: int) ->
         workers,
         exclusive=stage.exclusive or (alone if STAGES[name].machine_bound else "none"),
         hides_gpus=bool(with_gpu) and not gpu,
-        shares_cores=not STAGES[name].machine_bound,
         off_head=capacity.head_rests,
     )
     if stage.cpu is None and workers > 1:

@@ -27,7 +27,6 @@ PASSED_ON = (
     "HF_DATASETS_OFFLINE",
     "TRANSFORMERS_OFFLINE",
 )
-WAITING = "OMP_WAIT_POLICY"
 KEEPER = "greenprune-token"
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # where `ray job submit` leaves the job's own runtime environment
 
@@ -38,15 +37,6 @@ def runtime_env() -> dict[str, Any]:
     mine = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     passed = {name: value for name, value in mine.items() if name not in (job.get("env_vars") or {})}
     return {"env_vars": passed} if passed else {}
-
-
-def sharing_cores() -> dict[str, str]:
-    """The environment of a process beside which others may want the cores: its threads sleep while they wait.
-
-    OpenMP's spin for milliseconds instead, at the end of each loop that they share. Where another process has one of
-    their cores, training took tens of times as long. Whoever sets the policy in the sweep's environment has it.
-    """
-    return {} if WAITING in os.environ else {WAITING: "PASSIVE"}
 
 
 class Keeper:

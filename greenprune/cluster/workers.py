@@ -58,8 +58,6 @@ def run_workers(function: Callable[[dict[str, Any]], Any], inputs: dict[str, Any
         raise GreenpruneError(
             f"num_workers above 1 needs Ray, got {problem}; pip install 'ray[tune,train]' or set it to 1"
         ) from problem
-    from greenprune.cluster.surroundings import sharing_cores
-
     # After this long Train would take its placement group back and ask for another.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(GROUP_PATIENCE.total_seconds())
     per_worker = {name: amount for name, amount in group.resources.items() if amount}
@@ -79,7 +77,6 @@ def run_workers(function: Callable[[dict[str, Any]], Any], inputs: dict[str, Any
             name=f"workers-{uuid.uuid4().hex[:8]}",
             storage_path=scratch,
             failure_config=FailureConfig(max_failures=group.retries),
-            worker_runtime_env={"env_vars": sharing_cores()},
         ),
     )
     with _saying_what_is_awaited(group.workers, per_worker):

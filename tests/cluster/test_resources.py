@@ -145,18 +145,6 @@ def test_a_window_has_its_device_or_its_node_to_itself():
     assert "runtime_env" not in needs(PLAIN, of(CPU_NODE))["energy"].options()
 
 
-def test_threads_of_a_stage_that_shares_its_cores_sleep_while_they_wait(monkeypatch):
-    """OpenMP's spin for milliseconds: beside another process a step of healing took 45 s, which takes 1.3 s alone."""
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    for stage, need in needs(PLAIN, of(CPU_NODE)).items():
-        environment = need.options().get("runtime_env", {}).get("env_vars", {})
-        assert environment == ({} if stage == "energy" else {"OMP_WAIT_POLICY": "PASSIVE"})
-    without_gpu = needs(asked(heal={"gpu": 0}), of(GPU_NODE))["heal"].options()["runtime_env"]
-    assert without_gpu == {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}}
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # the user's own, which local workers have anyway
-    assert "runtime_env" not in needs(PLAIN, of(CPU_NODE))["heal"].options()
-
-
 def test_roles_are_asked_for_where_nodes_have_them():
     prepare = NodeKind("prepare", {"CPU": 8.0, "prepare": 1.0}, at_most=2)
     needed = needs(PLAIN, of(prepare, METER))
